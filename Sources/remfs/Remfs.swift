@@ -1,0 +1,1 @@
+@main struct Remfs { static func main() {} }
