@@ -13,7 +13,7 @@ package protocol FuseFilesystem: AnyObject, Sendable {
     /// The kernel has ended the connection (unmounted, aborted). Nothing will be called after this.
     func connectionDidEnd(_ connection: FuseConnection)
 
-    func lookup(_ name: borrowing FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry
+    func lookup(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry
     /// The kernel gives back `count` lookups of `node`. Never answered.
     func forget(_ node: NodeID, count: UInt64)
     func attributes(of node: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry
@@ -21,22 +21,22 @@ package protocol FuseFilesystem: AnyObject, Sendable {
     /// The target's bytes, without a NUL.
     func readLink(_ node: NodeID, _ context: FuseContext) throws(FuseErrno) -> [UInt8]
     func makeNode(
-        _ name: borrowing FuseName, in parent: NodeID, mode: UInt32, rdev: UInt64, _ context: FuseContext
+        _ name: FuseName, in parent: NodeID, mode: UInt32, rdev: UInt64, _ context: FuseContext
     ) throws(FuseErrno) -> FuseEntry
-    func makeDirectory(_ name: borrowing FuseName, in parent: NodeID, mode: UInt32, _ context: FuseContext) throws(FuseErrno) -> FuseEntry
-    func unlink(_ name: borrowing FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno)
-    func removeDirectory(_ name: borrowing FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno)
+    func makeDirectory(_ name: FuseName, in parent: NodeID, mode: UInt32, _ context: FuseContext) throws(FuseErrno) -> FuseEntry
+    func unlink(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno)
+    func removeDirectory(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno)
     func symbolicLink(
-        _ name: borrowing FuseName, in parent: NodeID, target: borrowing FuseName, _ context: FuseContext
+        _ name: FuseName, in parent: NodeID, target: FuseName, _ context: FuseContext
     ) throws(FuseErrno) -> FuseEntry
     func rename(
-        _ name: borrowing FuseName, in parent: NodeID, to newName: borrowing FuseName, in newParent: NodeID, _ flags: FuseRenameFlags,
+        _ name: FuseName, in parent: NodeID, to newName: FuseName, in newParent: NodeID, _ flags: FuseRenameFlags,
         _ context: FuseContext
     ) throws(FuseErrno)
-    func link(_ node: NodeID, as name: borrowing FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry
+    func link(_ node: NodeID, as name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry
     /// O_CREAT of a name that the kernel believes missing. `flags` are those of open(2).
     func create(
-        _ name: borrowing FuseName, in parent: NodeID, mode: UInt32, flags: Int32, _ context: FuseContext
+        _ name: FuseName, in parent: NodeID, mode: UInt32, flags: Int32, _ context: FuseContext
     ) throws(FuseErrno) -> FuseEntry
 
     /// Only where `options.answersOpen`. O_TRUNC comes as a `setAttributes`, never here.
@@ -63,12 +63,12 @@ package protocol FuseFilesystem: AnyObject, Sendable {
 
     // Only where `options.answersExtendedAttributes`.
     func setExtendedAttribute(
-        _ name: borrowing FuseName, of node: NodeID, to value: UnsafeRawBufferPointer, flags: Int32, _ context: FuseContext
+        _ name: FuseName, of node: NodeID, to value: UnsafeRawBufferPointer, flags: Int32, _ context: FuseContext
     ) throws(FuseErrno)
-    func extendedAttribute(_ name: borrowing FuseName, of node: NodeID, _ context: FuseContext) throws(FuseErrno) -> [UInt8]
+    func extendedAttribute(_ name: FuseName, of node: NodeID, _ context: FuseContext) throws(FuseErrno) -> [UInt8]
     /// The names, each ended by a NUL.
     func extendedAttributes(of node: NodeID, _ context: FuseContext) throws(FuseErrno) -> [UInt8]
-    func removeExtendedAttribute(_ name: borrowing FuseName, of node: NodeID, _ context: FuseContext) throws(FuseErrno)
+    func removeExtendedAttribute(_ name: FuseName, of node: NodeID, _ context: FuseContext) throws(FuseErrno)
 
     // Only where `options.answersLocks`; elsewhere the kernel keeps locks itself.
     func lockConflicting(with lock: FuseLock, on node: NodeID, owner: UInt64, _ context: FuseContext) throws(FuseErrno) -> FuseLock

@@ -69,13 +69,12 @@ package struct FuseEntry: Equatable, Sendable {
 }
 
 /// One name from the kernel: bytes without `/` or NUL, not necessarily UTF-8. Valid during the call that received it only.
-@safe package struct FuseName: ~Escapable {
+@unsafe package struct FuseName {
     package let bytes: UnsafeRawBufferPointer
 
-    /// - Parameter bytes: must stay readable for as long as this value lives.
-    @_lifetime(borrow bytes)
-    package init(_ bytes: borrowing UnsafeRawBufferPointer) {
-        unsafe self.bytes = unsafe copy bytes
+    /// - Parameter bytes: must stay readable for as long as this value is used.
+    package init(_ bytes: UnsafeRawBufferPointer) {
+        unsafe self.bytes = bytes
     }
 }
 
