@@ -13,15 +13,26 @@ package final class FuseCloseEvents: Sendable {
     }
 
     private let group: Int32
+    /// Readable from `wake` on.
+    private let bell: Int32
 
     /// nil where the process may not: it needs CAP_SYS_ADMIN.
     package init?() {
         let group = cfuse_close_events()
         guard group >= 0 else { return nil }
+        let bell = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
+        guard bell >= 0 else {
+            close(group)
+            return nil
+        }
         self.group = group
+        self.bell = bell
     }
 
-    deinit { close(group) }
+    deinit {
+        close(group)
+        close(bell)
+    }
 
     /// Hears of closes on the file system at `path`, which must be served already. 0 or an errno. Ends with the mount.
     package func watch(_ path: [UInt8]) -> Int32 {
@@ -43,10 +54,17 @@ package final class FuseCloseEvents: Sendable {
         }
     }
 
-    /// Blocks until an event waits or `wake` (an eventfd or pipe) can be read; answers whether it was an event.
-    package func wait(orReadable wake: Int32) -> Bool {
-        var descriptors = [pollfd(fd: group, events: Int16(POLLIN), revents: 0), pollfd(fd: wake, events: Int16(POLLIN), revents: 0)]
+    /// Blocks until an event waits, or `wake` was called; answers whether it was an event.
+    package func wait() -> Bool {
+        var descriptors = [pollfd(fd: group, events: Int16(POLLIN), revents: 0), pollfd(fd: bell, events: Int16(POLLIN), revents: 0)]
         while unsafe poll(&descriptors, 2, -1) < 0, errno == EINTR {}
         return descriptors[0].revents & Int16(POLLIN) != 0
+    }
+
+    /// Ends every wait, from now on.
+    package func wake() {
+        var one: UInt64 = 1
+        // The counter is never read, so it overflows after 2^64 calls.
+        _ = unsafe Glibc.write(bell, &one, MemoryLayout<UInt64>.size)
     }
 }
