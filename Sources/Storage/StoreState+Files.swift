@@ -94,7 +94,7 @@ extension StoreState {
         let start = append ? inode.size : offset
         guard start >= 0, bytes.count > 0 else { return start }
         let end = start + Int64(bytes.count)
-        try checkSize(end, of: inode)
+        try checkSize(end, of: inode, adding: Int64(bytes.count))
         let save = try openSave(of: inode, seen: seen, by: caller)
         // Long writes are cut where chunks will be, so that sealing keeps the rows as they are.
         let block = Content.chunkSize
