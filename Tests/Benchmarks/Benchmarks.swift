@@ -44,7 +44,7 @@ struct Benchmarks: ParsableCommand {
     var pin = false
 
     @Option(help: ArgumentHelp("With --pin: how the names of the daemon's dispatch threads begin", valueName: "names"))
-    var dispatchThreads = "fuse,dispatch,worker"
+    var dispatchThreads = "fuse-worker"
 
     @Option(help: ArgumentHelp("Seconds without daemon activity that end a writing phase; a pending delete takes two", valueName: "s"))
     var settle = 2.5
