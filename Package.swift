@@ -57,7 +57,7 @@ let package = Package(
         .target(
             name: "Control",
             dependencies: [
-                "Filesystem", "Storage", "Threads", httpClient, logging, metrics,
+                "Filesystem", "Storage", "Threads", httpClient, lifecycle, logging, metrics,
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "NIOCore", package: "swift-nio"),
