@@ -66,7 +66,7 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "remfs",
-            dependencies: ["Control", "Filesystem", "Storage", "Threads", arguments, configuration, lifecycle, signals, logging],
+            dependencies: ["Control", "Filesystem", "Storage", "Threads", arguments, configuration, lifecycle, signals, logging, metrics],
             swiftSettings: strict),
 
         // Tests: no kernel, no network, milliseconds; then real mounts; then the built binary.
