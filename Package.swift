@@ -75,7 +75,17 @@ let package = Package(
         .testTarget(name: "FuseTests", dependencies: ["Fuse", "Threads"], swiftSettings: tests),
         .testTarget(name: "StorageTests", dependencies: ["Storage", "TestSupport"], swiftSettings: tests),
         .testTarget(name: "FilesystemTests", dependencies: ["Filesystem", "TestSupport"], swiftSettings: tests),
-        .testTarget(name: "ControlTests", dependencies: ["Control", "TestSupport"], swiftSettings: tests),
+        .testTarget(
+            name: "ControlTests",
+            dependencies: [
+                "Control", "Filesystem", "Storage", "TestSupport", lifecycle, logging,
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "HummingbirdTesting", package: "hummingbird"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "NIOCore", package: "swift-nio"),
+            ],
+            swiftSettings: tests),
         .testTarget(name: "MountTests", dependencies: ["TestSupport"], swiftSettings: tests),
         .testTarget(name: "DaemonTests", dependencies: ["TestSupport", "remfs"], swiftSettings: tests),
         .testTarget(name: "StyleTests", swiftSettings: tests),

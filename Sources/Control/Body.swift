@@ -1,36 +1,4 @@
-package import Foundation
 package import Storage
-
-/// A JSON value as a client sent it.
-package enum JSONValue: Decodable, Sendable, Equatable {
-    case null
-    case boolean(Bool)
-    case integer(Int64)
-    case number(Double)
-    case string(String)
-    case array([JSONValue])
-    case object([String: JSONValue])
-
-    package init(from decoder: any Decoder) throws {
-        let container = try decoder.singleValueContainer()
-        // A `try?` here asks "is it of this type?"; what none of the types takes is refused by the last line.
-        if container.decodeNil() {
-            self = .null
-        } else if let value = try? container.decode(String.self) {
-            self = .string(value)
-        } else if let value = try? container.decode(Bool.self) {
-            self = .boolean(value)
-        } else if let value = try? container.decode(Int64.self) {
-            self = .integer(value)
-        } else if let value = try? container.decode(Double.self) {
-            self = .number(value)
-        } else if let value = try? container.decode([JSONValue].self) {
-            self = .array(value)
-        } else {
-            self = .object(try container.decode([String: JSONValue].self))
-        }
-    }
-}
 
 /// A JSON object that a client sent, read field by field; what does not fit is `invalidArgument` and names the field.
 ///
@@ -40,14 +8,9 @@ package struct Body: Sendable {
     /// What stands before a field's name in messages: empty, or the field that holds this object, and a dot.
     private let prefix: String
 
-    /// Parses a whole request body. Call it where the stack is large: JSON nests, and the threads of `StorePool` are small.
-    package init(parsing bytes: Data) throws(RemfsError) {
-        let value: JSONValue
-        do {
-            value = try JSONDecoder().decode(JSONValue.self, from: bytes)
-        } catch {
-            throw RemfsError(.invalidArgument, "request body is not valid JSON")
-        }
+    /// Parses a whole request body.
+    package init(parsing bytes: some Collection<UInt8>) throws(RemfsError) {
+        guard let value = JSONValue(parsing: bytes) else { throw RemfsError(.invalidArgument, "request body is not valid JSON") }
         guard case .object(let fields) = value else { throw RemfsError(.invalidArgument, "request body must be a JSON object") }
         self.fields = fields
         self.prefix = ""

@@ -55,7 +55,7 @@ extension Request {
     func collectFields() async throws -> Result<Body, RemfsError> {
         let bytes = try await body.collect(upTo: ControlContext.maximumBody)
         do throws(RemfsError) {
-            return .success(try Body(parsing: Data(bytes.readableBytesView)))
+            return .success(try Body(parsing: bytes.readableBytesView))
         } catch {
             return .failure(error)
         }
