@@ -1,0 +1,220 @@
+import Foundation
+import SQLite
+import Threads
+
+/// One row of the catalog: a store's name and rules. Its memories are in a file of its own.
+package struct Store: Sendable {
+    package let id: StoreID
+    /// Rises with each store made: the tie-break of equal times, and the cursor.
+    package let sequence: Int64
+    package let name: String
+    package let description: String
+    package let metadata: [String: String]
+    package let policy: Policy
+    package let created: Timestamp
+    package let updated: Timestamp
+    package let archived: Timestamp?
+
+    /// As messages name it.
+    package var label: String { "store \"\(name)\" (\(id))" }
+}
+
+/// Which stores a listing shows; both times are inclusive.
+package struct StoreFilter: Sendable {
+    package var includeArchived = false
+    package var from: Timestamp?
+    package var to: Timestamp?
+
+    package init() {}
+}
+
+/// The database of what there is: stores now, sessions, dreams and keys later. Small, synced at each change, safe from any thread.
+package final class Catalog: Sendable {
+    private let connection: Mutex<Connection>
+    private let lastTime = Mutex<Int64>(0)
+    private static let label = "the catalog"
+
+    package init(path: String, isNew: Bool) throws(RemfsError) {
+        let connection = try RemfsError.mapping(Self.label) { () throws(SQLiteError) in
+            try Connection(path: path, mode: isNew ? .create : .readWrite)
+        }
+        try Schema.migrate(
+            connection, named: Self.label, application: Schema.catalogApplicationID, migrations: Schema.catalog, isNew: isNew)
+        try RemfsError.mapping(Self.label) { () throws(SQLiteError) in
+            try connection.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+        }
+        self.connection = Mutex(connection)
+    }
+
+    private func with<Answer>(_ body: (Connection) throws(SQLiteError) -> Answer) throws(RemfsError) -> Answer {
+        try connection.withLock { (connection) throws(RemfsError) in
+            try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try body(connection) }
+        }
+    }
+
+    /// Microseconds that never repeat nor run backwards within the process.
+    func now() -> Timestamp {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_REALTIME, &time)
+        let microseconds = Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1_000
+        return lastTime.withLock { last in
+            last = max(microseconds, last + 1)
+            return Timestamp(microseconds: last)
+        }
+    }
+
+    // MARK: Stores
+
+    private static let columns = "id, sequence, name, description, metadata, policy, created, updated, archived"
+
+    /// The row alone; `StorePool.createStore` makes the file first.
+    func createStore(_ id: StoreID, name: String, description: String, metadata: [String: String]) throws(RemfsError) -> Store {
+        let metadata = try Self.json(metadata)
+        let policy = try Self.json(Policy())
+        let time = now().microseconds
+        try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare(
+                "INSERT INTO store (id, name, description, metadata, policy, created, updated) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)")
+            row.bind(id.description, at: 1)
+            row.bind(name, at: 2)
+            row.bind(description, at: 3)
+            row.bind(metadata, at: 4)
+            row.bind(policy, at: 5)
+            row.bind(time, at: 6)
+            try row.run()
+        }
+        return try store(id)
+    }
+
+    package func store(_ id: StoreID) throws(RemfsError) -> Store {
+        let found = try select("WHERE id = ?1") { $0.bind(id.description, at: 1) }
+        guard let store = found.first else { throw RemfsError(.notFound, "memory store \(id) not found") }
+        return store
+    }
+
+    /// Those of this name that are not archived, oldest first.
+    package func stores(named name: String) throws(RemfsError) -> [Store] {
+        try select("WHERE name = ?1 AND archived IS NULL ORDER BY sequence") { $0.bind(name, at: 1) }
+    }
+
+    /// Newest first, after the one with these keys.
+    package func stores(
+        _ filter: StoreFilter, before: (created: Timestamp, sequence: Int64)?, limit: Int
+    ) throws(RemfsError) -> [Store] {
+        try select(
+            """
+            WHERE (?1 OR archived IS NULL) AND created >= ?2 AND created <= ?3 AND (created, sequence) < (?4, ?5)
+            ORDER BY created DESC, sequence DESC LIMIT ?6
+            """
+        ) {
+            $0.bind(filter.includeArchived ? 1 : 0 as Int64, at: 1)
+            $0.bind(filter.from?.microseconds ?? .min, at: 2)
+            $0.bind(filter.to?.microseconds ?? .max, at: 3)
+            $0.bind(before?.created.microseconds ?? .max, at: 4)
+            $0.bind(before?.sequence ?? .max, at: 5)
+            $0.bind(Int64(limit), at: 6)
+        }
+    }
+
+    /// All of them, archived ones too.
+    func allStores() throws(RemfsError) -> [Store] { try select("ORDER BY sequence") { _ in } }
+
+    package func count() throws(RemfsError) -> Int {
+        try with { (connection) throws(SQLiteError) in Int(try connection.integer("SELECT count(*) FROM store") ?? 0) }
+    }
+
+    /// nil stays; `metadata` is a patch in which nil removes a key. At most 16 keys may be left (`api.md` 2).
+    package func updateStore(
+        _ id: StoreID, name: String?, description: String?, metadata: [String: String?]?
+    ) throws(RemfsError) -> Store {
+        let store = try store(id)
+        guard store.archived == nil else { throw RemfsError(.readOnly, "\(store.label) is archived") }
+        var merged = store.metadata
+        for (key, value) in metadata ?? [:] { merged[key] = value }
+        guard merged.count <= 16 else { throw RemfsError(.invalidArgument, "metadata would have \(merged.count) keys: at most 16") }
+        let text = try Self.json(merged)
+        try set(id, "name = ?2, description = ?3, metadata = ?4") {
+            $0.bind(name ?? store.name, at: 2)
+            $0.bind(description ?? store.description, at: 3)
+            $0.bind(text, at: 4)
+        }
+        return try self.store(id)
+    }
+
+    func setPolicy(_ id: StoreID, _ policy: Policy) throws(RemfsError) {
+        let text = try Self.json(policy)
+        try set(id, "policy = ?2") { $0.bind(text, at: 2) }
+    }
+
+    func archiveStore(_ id: StoreID) throws(RemfsError) -> Store {
+        let store = try store(id)
+        if store.archived == nil { try set(id, "archived = ?5") { _ in } }
+        return try self.store(id)
+    }
+
+    /// Binds the time of the change as ?5.
+    private func set(_ id: StoreID, _ assignments: String, _ bind: (Statement) -> Void) throws(RemfsError) {
+        let time = now().microseconds
+        try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare("UPDATE store SET \(assignments), updated = ?5 WHERE id = ?1")
+            row.bind(id.description, at: 1)
+            row.bind(time, at: 5)
+            bind(row)
+            try row.run()
+        }
+    }
+
+    func deleteStore(_ id: StoreID) throws(RemfsError) {
+        try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare("DELETE FROM store WHERE id = ?1")
+            row.bind(id.description, at: 1)
+            try row.run()
+        }
+    }
+
+    private func select(_ condition: String, _ bind: (Statement) -> Void) throws(RemfsError) -> [Store] {
+        let rows = try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare("SELECT \(Self.columns) FROM store \(condition)")
+            bind(row)
+            var rows: [(String, Int64, String, String, String, String, Int64, Int64, Int64?)] = []
+            while try row.step() {
+                rows.append(
+                    (
+                        row.text(0) ?? "", row.integer(1), row.text(2) ?? "", row.text(3) ?? "", row.text(4) ?? "", row.text(5) ?? "",
+                        row.integer(6), row.integer(7), row.integerOrNil(8)
+                    ))
+            }
+            return rows
+        }
+        var stores: [Store] = []
+        for row in rows {
+            guard let id = StoreID(row.0) else { throw RemfsError(.corrupted, "the catalog names a store by \(row.0)") }
+            stores.append(
+                Store(
+                    id: id, sequence: row.1, name: row.2, description: row.3, metadata: try Self.decoded(row.4), policy: try Self.decoded(row.5),
+                    created: Timestamp(microseconds: row.6), updated: Timestamp(microseconds: row.7),
+                    archived: row.8.map { Timestamp(microseconds: $0) }))
+        }
+        return stores
+    }
+
+    private static func json(_ value: some Encodable) throws(RemfsError) -> String {
+        do {
+            return String(decoding: try JSONEncoder().encode(value), as: UTF8.self)
+        } catch {
+            throw RemfsError(.internal, "cannot write a row of the catalog", cause: "\(error)")
+        }
+    }
+
+    private static func decoded<Value: Decodable>(_ text: String) throws(RemfsError) -> Value {
+        do {
+            return try JSONDecoder().decode(Value.self, from: Data(text.utf8))
+        } catch {
+            throw RemfsError(.corrupted, "cannot read a row of the catalog", cause: "\(error)")
+        }
+    }
+
+    func close() throws(RemfsError) {
+        try with { (connection) throws(SQLiteError) in _ = try connection.checkpoint(.truncate) }
+    }
+}

@@ -1,0 +1,282 @@
+import SQLite
+import Threads
+
+/// What the control socket asks of a store: memories by ID and path, versions, and the one way to change a memory from outside.
+extension MemoryStore {
+    // MARK: Memories
+
+    package func memory(_ memory: MemoryID) throws(RemfsError) -> Memory {
+        try settle()
+        return try look { (state) throws(RemfsError) in try self.shown(state.memoryInode(memory), state) }
+    }
+
+    /// By an absolute path, as the store shows it.
+    package func memory(at path: String) throws(RemfsError) -> Memory {
+        try settle()
+        return try look { (state) throws(RemfsError) in
+            guard let inode = state.find(path), let memory = state.memory(inode) else {
+                throw RemfsError(.notFound, "\(path) not found in \(state.label)")
+            }
+            return try self.complete(memory, inode, state)
+        }
+    }
+
+    private func shown(_ inode: Inode, _ state: StoreState) throws(RemfsError) -> Memory {
+        guard let memory = state.memory(inode) else { throw RemfsError(.notFound, "the memory is gone") }
+        return try complete(memory, inode, state)
+    }
+
+    /// Content over a mebibyte is hashed when someone first asks; the answer stays with the head.
+    private func complete(_ memory: Memory, _ inode: Inode, _ state: StoreState) throws(RemfsError) -> Memory {
+        guard memory.contentSHA256.isEmpty, let head = inode.head else { return memory }
+        let digest = try state.query { () throws(SQLiteError) in
+            unsafe try Digest { (take) throws(SQLiteError) in unsafe try state.forEachPart(of: head.content, size: head.size, take) }
+        }
+        inode.head = MemoryHead(
+            memory: head.memory, version: head.version, created: head.created, updated: head.updated, size: head.size, digest: digest,
+            content: head.content, origin: head.origin)
+        guard let complete = state.memory(inode) else { return memory }
+        return complete
+    }
+
+    /// The bytes of a memory's head, checked against their hashes. Throws `corrupted` where they do not match.
+    package func content(of memory: Memory) throws(RemfsError) -> [UInt8] {
+        let (content, size) = try look { (state) throws(RemfsError) -> (Content, Int64) in
+            let inode = try state.memoryInode(memory.id)
+            return (inode.head!.content, inode.head!.size)
+        }
+        return try readers.read { (reader) throws(SQLiteError) in try reader.bytes(of: content, size: size) }
+    }
+
+    /// A page of memories below `prefix` (`/` or `/a/b/`), in byte order of their paths. With `depth` 1 deeper ones are shown as
+    /// one prefix for each directory. `after` is the path, or prefix, of the last item of the page before.
+    package func memories(under prefix: String, depth: Int, after: String?, limit: Int) throws(RemfsError) -> [MemoryListing] {
+        try settle()
+        return try look { (state) throws(RemfsError) in
+            var rows: [MemoryListing] = []
+            for item in state.memories(under: prefix, depth: depth, after: after, limit: limit) {
+                switch item {
+                case .prefix(let prefix): rows.append(.prefix(prefix))
+                case .memory(let inode): rows.append(.memory(try self.shown(inode, state)))
+                }
+            }
+            return rows
+        }
+    }
+
+    // MARK: Changing
+
+    /// Applies one change for the API, as one transaction and, unless nothing changes, one version; nil after a deletion.
+    ///
+    /// When this has returned the change is on the disk and every mount's kernel has been told. Throws what `api.md` 4 names:
+    /// `notFound`, `readOnly`, `tooLarge`, `storeFull`, `preconditionFailed`, `pathConflict` (with the memory in the way).
+    @discardableResult
+    package func commit(_ change: MemoryChange, by author: Author, if precondition: Precondition? = nil) throws(RemfsError) -> Memory? {
+        let memory = try self.change { (state) throws(RemfsError) -> Memory? in
+            try state.settle()
+            switch change {
+            case .create(let path, let content):
+                return try self.shown(try state.create(path, content, by: author), state)
+            case .update(let id, let content, let path):
+                let inode = try state.memoryInode(id)
+                try state.requireWritable()
+                try state.settleForAPI(inode)
+                let changesContent = content.map { inode.head!.digest != Digest(of: $0) } ?? false
+                let changesPath = path.map { $0.text != state.path(of: inode) } ?? false
+                // A retry of a write that landed succeeds, whatever its precondition says by now.
+                guard changesContent || changesPath else { return try self.shown(inode, state) }
+                try self.require(precondition, inode, state)
+                try state.update(inode, content: changesContent ? content : nil, path: path, by: author)
+                return try self.shown(inode, state)
+            case .delete(let id):
+                let inode = try state.memoryInode(id)
+                try state.settleForAPI(inode)
+                try self.require(precondition, inode, state)
+                try state.delete(inode, by: author)
+                return nil
+            }
+        }
+        try synchronizeNow()
+        drainInvalidations()
+        return memory
+    }
+
+    private func require(_ precondition: Precondition?, _ inode: Inode, _ state: StoreState) throws(RemfsError) {
+        guard case .contentSHA256(let expected) = precondition else { return }
+        let memory = try shown(inode, state)
+        guard memory.contentSHA256 == expected else {
+            throw RemfsError(.preconditionFailed, "\(memory.path) has content_sha256 \(memory.contentSHA256), not \(expected)")
+        }
+    }
+
+    /// Puts a version's content back as a new version; a deleted memory comes back at its last path, under its own ID.
+    package func restore(_ memory: MemoryID, to version: VersionID, by author: Author) throws(RemfsError) -> Memory {
+        let source = try self.version(version)
+        guard source.memory == memory else { throw RemfsError(.notFound, "version \(version) is of another memory") }
+        guard let content = try self.content(of: source) else {
+            throw RemfsError(.invalidArgument, "version \(version) holds no content to restore: it is a deletion, or was redacted")
+        }
+        let restored = try change { (state) throws(RemfsError) -> Memory in
+            try state.settle()
+            if let number = memory.number(in: self.id) { try state.sealRemovals(all: true) { $0.memory == number } }
+            if let inode = try? state.memoryInode(memory) {  // not there is no error here: then it is made anew
+                try state.settleForAPI(inode)
+                if inode.head!.digest != Digest(of: content) { try state.update(inode, content: content, path: nil, by: author) }
+                return try self.shown(inode, state)
+            }
+            let last = try state.query { () throws(SQLiteError) -> (Int64, String)? in
+                let row = try state.writer.prepare(
+                    "SELECT number, directory || name FROM version WHERE memory = ?1 AND name IS NOT NULL ORDER BY number DESC LIMIT 1")
+                row.bind(memory.number(in: self.id) ?? 0, at: 1)
+                return try row.step() ? (row.integer(0), row.text(1) ?? "") : nil
+            }
+            guard let last else { throw RemfsError(.notFound, "memory \(memory) not found") }
+            return try self.shown(
+                try state.create(MemoryPath(last.1), content, by: author, memory: memory.number(in: self.id), previous: last.0), state)
+        }
+        try synchronizeNow()
+        drainInvalidations()
+        return restored
+    }
+
+    // MARK: Versions
+
+    private static let columns =
+        "number, memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale, redacted, redacted_by, content"
+
+    /// Newest first, below `number` (nil: from the newest).
+    package func versions(_ filter: VersionFilter, before number: Int64?, limit: Int) throws(RemfsError) -> [MemoryVersion] {
+        try settle()
+        let versions = try list(filter, "number < ?1", number ?? .max, "DESC", limit)
+        try expose(versions)
+        return versions
+    }
+
+    /// Oldest first, above `number`: for those who follow the log. What may still turn out to be a temporary file waits a second.
+    package func versions(_ filter: VersionFilter, after number: Int64, limit: Int) throws(RemfsError) -> [MemoryVersion] {
+        try settle()
+        let versions = try list(filter, "number > ?1", number, "ASC", limit)
+        let told = try look { (state) throws(RemfsError) in
+            let youngest = StoreState.monotonic() - 1_000_000_000
+            return versions.prefix { version in
+                guard let memory = version.memory.number(in: self.id), let place = state.memoryInodes[memory], let inode = state.inodes[place]
+                else { return true }
+                return inode.unsettledIn == 0 || inode.born < youngest
+            }
+        }
+        try expose(Array(told))
+        return Array(told)
+    }
+
+    /// Whoever is named in an answer is no temporary file any more.
+    private func expose(_ versions: [MemoryVersion]) throws(RemfsError) {
+        try look { (state) throws(RemfsError) in
+            for version in versions {
+                guard let memory = version.memory.number(in: self.id), let place = state.memoryInodes[memory] else { continue }
+                state.inodes[place]?.unsettledIn = 0
+            }
+        }
+    }
+
+    private func list(
+        _ filter: VersionFilter, _ bound: String, _ number: Int64, _ order: String, _ limit: Int
+    ) throws(RemfsError) -> [MemoryVersion] {
+        var conditions = [bound]
+        if filter.memory != nil { conditions.append("memory = ?2") }
+        if filter.operation != nil { conditions.append("operation = ?3") }
+        if filter.actor != nil { conditions.append("actor = ?4") }
+        if filter.from != nil { conditions.append("began >= ?5") }
+        if filter.to != nil { conditions.append("began <= ?6") }
+        if filter.path != nil { conditions.append("directory = ?7 AND name = ?8") }
+        if filter.staleOnly { conditions.append("stale = 1") }
+        let sql = "SELECT \(Self.columns) FROM version WHERE \(conditions.joined(separator: " AND ")) ORDER BY number \(order) LIMIT ?9"
+        // An ID of another store matches nothing.
+        let memory = filter.memory.map { $0.number(in: id) ?? 0 }
+        return try readers.read { (reader) throws(SQLiteError) in
+            let row = try reader.connection.prepare(sql)
+            row.bind(number, at: 1)
+            row.bind(memory, at: 2)
+            row.bind(filter.operation?.row, at: 3)
+            row.bind(filter.actor, at: 4)
+            row.bind(filter.from?.microseconds, at: 5)
+            row.bind(filter.to?.microseconds, at: 6)
+            row.bind(filter.path.map { StoreState.split($0).directory }, at: 7)
+            row.bind(filter.path.map { StoreState.split($0).name }, at: 8)
+            row.bind(Int64(limit), at: 9)
+            var versions: [MemoryVersion] = []
+            while try row.step() { versions.append(try self.version(row, reader)) }
+            return versions
+        }
+    }
+
+    private func version(_ row: Statement, _ reader: Reader) throws(SQLiteError) -> MemoryVersion {
+        let size = row.integerOrNil(4)
+        var digest = unsafe row.isNull(5) ? nil : row.withBytes(5) { unsafe Digest(bytes: $0) }
+        if digest == nil, let size {
+            // Over a mebibyte: hashed when asked for.
+            let content = Content(row, column: 15, size: size)
+            digest = Digest(of: try reader.bytes(of: content, size: size))
+        }
+        return MemoryVersion(
+            id: VersionID(store: id, number: row.integer(0)), number: row.integer(0), memory: MemoryID(store: id, number: row.integer(1)),
+            store: id, operation: MemoryVersion.Operation(row: row.integer(2)), path: row.text(3), contentSHA256: digest?.hex,
+            sizeInBytes: size, created: Timestamp(microseconds: row.integer(6)),
+            author: Author(
+                MemoryActor(id: row.text(7) ?? "") ?? .local,
+                writer: Writer(
+                    uid: row.integerOrNil(8).map { UInt32(truncatingIfNeeded: $0) },
+                    pid: row.integerOrNil(9).map { Int32(truncatingIfNeeded: $0) }, command: row.text(10))),
+            base: row.integerOrNil(11).map { VersionID(store: id, number: $0) }, isStale: row.integer(12) == 1,
+            redacted: row.integerOrNil(13).map { Timestamp(microseconds: $0) }, redactedBy: row.text(14).flatMap { MemoryActor(id: $0) })
+    }
+
+    package func version(_ version: VersionID) throws(RemfsError) -> MemoryVersion {
+        try settle()
+        let missing = RemfsError(.notFound, "version \(version) not found")
+        guard let number = version.number(in: id) else { throw missing }
+        let found = try readers.read { (reader) throws(SQLiteError) -> MemoryVersion? in
+            let row = try reader.connection.prepare("SELECT \(Self.columns) FROM version WHERE number = ?1")
+            row.bind(number, at: 1)
+            return try row.step() ? try self.version(row, reader) : nil
+        }
+        guard let found else { throw missing }
+        try expose([found])
+        return found
+    }
+
+    /// A version's bytes; nil for a deletion and what was redacted.
+    package func content(of version: MemoryVersion) throws(RemfsError) -> [UInt8]? {
+        try readers.read { (reader) throws(SQLiteError) in
+            let row = try reader.connection.prepare("SELECT content, size FROM version WHERE number = ?1")
+            row.bind(version.number, at: 1)
+            guard try row.step(), let size = row.integerOrNil(1) else { return nil }
+            return try reader.bytes(of: Content(row, column: 0, size: size), size: size)
+        }
+    }
+
+    // MARK: Numbers
+
+    package struct Statistics: Sendable {
+        package var memories: Int64
+        package var versions: Int64
+        /// Inodes of all kinds.
+        package var files: Int64
+        /// Content bytes of all regular files.
+        package var bytes: Int64
+        /// What the store's file and its journal take on the disk.
+        package var fileBytes: Int64
+        /// Number of the newest version, where `log --follow` starts.
+        package var newestVersion: Int64
+    }
+
+    package func statistics() throws(RemfsError) -> Statistics {
+        try settle()
+        let versions = try readers.read { (reader) throws(SQLiteError) in try reader.connection.integer("SELECT count(*) FROM version") ?? 0 }
+        let fileBytes = [path, path + "-wal"].reduce(Int64(0)) { $0 + StorePool.allocatedBytes(of: $1) }
+        return try look { (state) throws(RemfsError) in
+            Statistics(
+                memories: Int64(state.memoryInodes.count), versions: versions, files: Int64(state.inodes.count), bytes: state.usedBytes,
+                fileBytes: fileBytes, newestVersion: state.lastVersion)
+        }
+    }
+}

@@ -1,0 +1,328 @@
+import Glibc
+import Logging
+import SQLite
+import Threads
+
+/// One store: a POSIX tree and its history in one SQLite file. Whoever changes a memory, a mount, a request or a dream, ends here.
+///
+/// All of it is synchronous and may block; call it from threads that may (`StorePool.perform`, FUSE workers). Safe from any thread:
+/// changes take the store's lock, reads of content take a reading connection without it.
+package final class MemoryStore: Sendable {
+    package let id: StoreID
+    let path: String
+    let state: Mutex<StoreState>
+    let readers: ReaderPool
+    let environment: StoreEnvironment
+    /// The WAL, for fdatasync: what `fsync` on a file waits for.
+    private let wal: Int32
+    /// Versions that were sealed, for those who wait for the next.
+    private let newest: Mutex<Int64>
+    private let versionAdded = Condition()
+    private let checkpointer: Mutex<Connection>
+
+    /// Opens a store's file, or makes it. Throws `corrupted`, `unsupported` (a newer schema), `noSpace` and the like with a message
+    /// that says which store, what is wrong and what to do.
+    init(
+        id: StoreID, name: String, path: String, policy: Policy, isArchived: Bool, isNew: Bool, environment: StoreEnvironment
+    ) throws(RemfsError) {
+        self.id = id
+        self.path = path
+        self.environment = environment
+        let label = "store \"\(name)\" (\(id))"
+        let writer = try RemfsError.mapping(label) { () throws(SQLiteError) in try Connection(path: path, mode: isNew ? .create : .readWrite) }
+        try Schema.migrate(writer, named: label, application: Schema.storeApplicationID, migrations: Schema.store, isNew: isNew)
+        // Checkpoints run on a thread of their own; the journal file shrinks again after a burst.
+        let pragmas = "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 4194304; PRAGMA cache_size = -16384;"
+        try RemfsError.mapping(label) { () throws(SQLiteError) in try writer.execute(pragmas) }
+        let state = try StoreState(id: id, label: label, policy: policy, isArchived: isArchived, writer: writer)
+        if isNew { try Self.makeRoot(state) }
+        try state.load()
+        checkpointer = Mutex(
+            try RemfsError.mapping(label) { () throws(SQLiteError) in
+                let connection = try Connection(path: path, mode: .readWrite)
+                try connection.execute(pragmas)
+                return connection
+            })
+        wal = unsafe open(path + "-wal", O_RDONLY | O_CLOEXEC)
+        guard wal >= 0 else { throw RemfsError(.unavailable, "cannot open the journal of \(label)", cause: "errno \(errno)") }
+        newest = Mutex(state.lastVersion)
+        self.state = Mutex(state)
+        readers = ReaderPool(path: path, label: label)
+    }
+
+    deinit { Glibc.close(wal) }
+
+    private static func makeRoot(_ state: StoreState) throws(RemfsError) {
+        let time = state.now()
+        state.root.uid = geteuid()
+        state.root.gid = getegid()
+        state.root.accessed = time
+        state.root.modified = time
+        state.root.changed = time
+        try state.commit { () throws(SQLiteError) in
+            state.statements.setProperty.bind("next", at: 1)
+            state.statements.setProperty.bind(2 as Int64, at: 2)
+            try state.statements.setProperty.run()
+            state.statements.setProperty.bind("store", at: 1)
+            state.statements.setProperty.bind(state.id.description, at: 2)
+            try state.statements.setProperty.run()
+            try state.insert(state.root, memory: nil, author: nil)
+        }
+    }
+
+    // MARK: The lock
+
+    /// Runs a change under the store's lock and posts what other mounts must forget, before anyone else can change more.
+    func change<Answer>(
+        by origin: Int = 0, _ body: (StoreState) throws(RemfsError) -> Answer
+    ) throws(RemfsError) -> Answer {
+        let (answer, newest, hasWork) = try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in
+            state.lastActivity = StoreState.monotonic()
+            defer { state.postInvalidations(except: origin) }
+            let answer = try body(state)
+            return (answer, state.lastVersion, state.hasWork)
+        }
+        announce(newest)
+        if hasWork { environment.schedule(id) }
+        return answer
+    }
+
+    /// Runs something that only reads the tree under the store's lock.
+    func look<Answer>(_ body: (StoreState) throws(RemfsError) -> Answer) throws(RemfsError) -> Answer {
+        try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in try body(state) }
+    }
+
+    private func announce(_ version: Int64) {
+        let isNewer = newest.withLock { newest in
+            defer { newest = max(newest, version) }
+            return version > newest
+        }
+        if isNewer { versionAdded.broadcast() }
+    }
+
+    /// Blocks until a version above `number` exists, at most for `timeout`; answers whether one does.
+    package func waitForVersion(after number: Int64, timeout: Duration) -> Bool {
+        newest.wait(on: versionAdded, atMost: timeout, until: { $0 > number }) { _, held in held }
+    }
+
+    // MARK: Mounts
+
+    package func attach(_ origin: Origin) throws(RemfsError) {
+        try look { (state) throws(RemfsError) in state.origins[origin.number] = origin }
+    }
+
+    /// Ends what a mount left open, and forgets the mount.
+    package func detach(_ origin: Origin) throws(RemfsError) {
+        try change { (state) throws(RemfsError) in
+            state.origins[origin.number] = nil
+            for number in state.openSaves {
+                if let inode = state.inodes[number], inode.drafts?.saves.last?.origin == origin.number { state.closeSave(of: inode) }
+            }
+            try state.sealQueued()
+        }
+    }
+
+    /// The writers of these inodes, through this mount, have closed.
+    package func closed(_ inodes: [InodeNumber], through origin: Origin) throws(RemfsError) {
+        try change(by: origin.number) { (state) throws(RemfsError) in
+            for number in inodes {
+                guard let inode = state.inodes[number], inode.drafts?.saves.last?.origin == origin.number else { continue }
+                state.closeSave(of: inode)
+            }
+        }
+    }
+
+    /// Takes in the close events that wait and seals what is closed, so that a reader of versions sees every finished save.
+    package func settle() throws(RemfsError) {
+        try change { (state) throws(RemfsError) in try state.settle() }
+    }
+
+    /// Waits until every mount's kernel has forgotten what changed so far, at most a second for each; false: one is late.
+    @discardableResult
+    package func drainInvalidations() -> Bool {
+        let origins = state.withLock { Array($0.origins.values) }
+        return origins.reduce(true) { $0 && $1.drain(.seconds(1)) || false }
+    }
+
+    // MARK: Durability
+
+    /// Blocks until everything committed so far is on the disk: the WAL is synced, and what was moved out of it was synced before.
+    func synchronizeNow() throws(RemfsError) {
+        guard fdatasync(wal) == 0 else {
+            throw RemfsError(.corrupted, "cannot sync the journal of \(path)", cause: "errno \(errno)")
+        }
+    }
+
+    /// Calls `done` once everything committed so far is on the disk. Calls that arrive while a sync runs share the next one.
+    package func synchronize(_ done: @escaping @Sendable (RemfsError?) -> Void) {
+        environment.synchronize(self, done)
+    }
+
+    // MARK: Rules
+
+    func setRules(_ policy: Policy, isArchived: Bool, name: String) throws(RemfsError) {
+        try look { (state) throws(RemfsError) in
+            state.policy = policy
+            state.isArchived = isArchived
+            state.unversionedNames = UnversionedNames(policy.unversioned)
+            state.label = "store \"\(name)\" (\(self.id))"
+        }
+    }
+
+    /// Whether the store itself takes changes (policy, archive).
+    package var access: Access {
+        state.withLock { $0.isArchived || $0.isDeleted || $0.policy.access == .readOnly ? .readOnly : .readWrite }
+    }
+
+    /// From now on everything answers `stale`: the store was deleted.
+    func markDeleted() {
+        state.withLock { state in
+            state.isDeleted = true
+            for origin in state.origins.values { origin.post([.attributes(1)]) }
+        }
+    }
+
+    // MARK: Upkeep
+
+    /// What the upkeep threads do: seals, removals, deltas, orphans. Answers when to come again (monotonic, ns), or nil if nothing
+    /// waits. Called by one thread at a time.
+    func maintain() throws(RemfsError) -> Int64? {
+        let time = StoreState.monotonic()
+        // A seal waits for 3 ms of quiet, so that it does not stand in the way of a burst, but at most for 2 s.
+        let next = try state.withLock { (state) throws(RemfsError) -> Int64? in
+            defer { state.postInvalidations(except: 0) }
+            let isQuiet = time - state.lastActivity > 3_000_000
+            if !isQuiet, !state.sealQueue.isEmpty {
+                if state.sealWaitsSince == 0 { state.sealWaitsSince = time }
+                if time - state.sealWaitsSince < 2_000_000_000 { return state.lastActivity + 3_000_000 + 1 }
+            }
+            state.sealWaitsSince = 0
+            state.closeQuietSaves(at: time)
+            try state.sealQueued(atMost: 64)
+            if !state.sealQueue.isEmpty { return time }
+            try state.sealRemovals(all: false)
+            state.removeEmptiedDirectories()
+            return state.nextDue(after: time)
+        }
+        announce(state.withLock { $0.lastVersion })
+        try removeOrphans()
+        return next
+    }
+
+    private func removeOrphans() throws(RemfsError) {
+        let (orphans, origins) = state.withLock { ($0.orphans, Array($0.origins.values)) }
+        guard !orphans.isEmpty else { return }
+        // Asked without the store's lock: the mounts have locks of their own.
+        let held = orphans.filter { number in origins.contains { $0.holds(number) } }
+        try state.withLock { (state) throws(RemfsError) in
+            // Only those that were asked for: one unlinked meanwhile waits for the next round.
+            try state.deleteOrphans { held.contains($0) || !orphans.contains($0) }
+        }
+    }
+
+    /// What can wait for a quiet second: deltas, directory times, free pages, an empty WAL. Answers whether more is left.
+    func tidy() throws(RemfsError) -> Bool {
+        let more = try state.withLock { (state) throws(RemfsError) in try state.encodeDeltas(atMost: 16) }
+        if more { return true }
+        try state.withLock { (state) throws(RemfsError) in
+            try state.writeDirectoryTimes()
+            // A free page or two are no reason to write; an eighth of the file is.
+            let free = try state.query { () throws(SQLiteError) in try state.writer.integer("PRAGMA freelist_count") ?? 0 }
+            let pages = try state.query { () throws(SQLiteError) in try state.writer.integer("PRAGMA page_count") ?? 0 }
+            if free > 64, free * 8 > pages {
+                try state.query { () throws(SQLiteError) in try state.writer.execute("PRAGMA incremental_vacuum(\(free))") }
+            }
+        }
+        try checkpoint(emptying: true)
+        return false
+    }
+
+    /// Moves the WAL into the database, on the calling thread, while writers go on.
+    func checkpoint(emptying: Bool) throws(RemfsError) {
+        let outcome = checkpointer.withLock { connection -> Result<(frames: Int, moved: Int), SQLiteError> in
+            do throws(SQLiteError) { return .success(try connection.checkpoint(.passive)) } catch { return .failure(error) }
+        }
+        switch outcome {
+        case .failure(let error):
+            throw RemfsError(error, in: path)
+        case .success((let frames, _)):
+            // Writers that never pause keep the WAL from starting over: above 64 MB a short pass under the lock helps.
+            guard emptying || frames > 16_000 else { return }
+            try state.withLock { (state) throws(RemfsError) in
+                _ = try state.query { () throws(SQLiteError) in try state.writer.checkpoint(emptying ? .truncate : .passive) }
+                state.uncheckpointed = 0
+            }
+        }
+    }
+
+    /// An online copy: a single SQLite file at `destination`, which must not exist.
+    package func backup(to destination: String) throws(RemfsError) {
+        guard unsafe Glibc.access(destination, F_OK) != 0 else { throw RemfsError(.pathConflict, "\(destination) exists") }
+        try settle()
+        try readers.read { (reader) throws(SQLiteError) in try reader.connection.backup(to: destination) }
+    }
+
+    /// Seals everything and empties the WAL. The store is not used afterwards.
+    func close() throws(RemfsError) {
+        try state.withLock { (state) throws(RemfsError) in
+            for number in state.openSaves { if let inode = state.inodes[number] { state.closeSave(of: inode) } }
+            try state.sealQueued()
+            try state.sealRemovals(all: true)
+            state.removeEmptiedDirectories()
+            try state.writeDirectoryTimes()
+        }
+        readers.close()
+        try checkpoint(emptying: true)
+        // Directories and files hold each other through their names only downwards; nothing to untie.
+    }
+}
+
+/// What a store needs of the process around it.
+struct StoreEnvironment: Sendable {
+    /// Called by a thread that is about to wait: a FUSE worker passes its baton on.
+    var willBlock: @Sendable () -> Void
+    /// Asks for `maintain` of a store soon. Cheap when it was asked for already.
+    var schedule: @Sendable (StoreID) -> Void
+    var synchronize: @Sendable (MemoryStore, @escaping @Sendable (RemfsError?) -> Void) -> Void
+    var logger: Logger
+}
+
+extension StoreState {
+    var hasWork: Bool { !sealQueue.isEmpty || !removals.isEmpty || !openSaves.isEmpty || !orphans.isEmpty || uncheckpointed > 0 }
+
+    /// Takes in closes that wait and seals them.
+    func settle() throws(RemfsError) {
+        for origin in origins.values { try takeInCloses(of: origin) }
+        try sealQueued()
+    }
+
+    /// Saves whose writer still has the file open: sealed after 30 s, or after 2 s of quiet where no close can be heard of.
+    /// A truncation alone waits for its writer's first byte: `slow_cmd > notes.md` is one version.
+    func closeQuietSaves(at time: Int64) {
+        for number in openSaves {
+            guard let inode = inodes[number], let save = inode.drafts?.saves.last, !save.isClosed else {
+                openSaves.remove(number)
+                continue
+            }
+            let hearsCloses = origins[save.origin]?.takeClosed != nil
+            let isDue =
+                hearsCloses
+                ? time - save.opened > 30_000_000_000 && !save.isTruncationOnly
+                : time - save.lastChange > (save.isTruncationOnly ? 30_000_000_000 : 2_000_000_000)
+            if isDue { closeSave(of: inode) }
+        }
+    }
+
+    func nextDue(after time: Int64) -> Int64? {
+        var due: Int64?
+        func consider(_ candidate: Int64) { due = min(due ?? .max, candidate) }
+        for removal in removals.values { consider(removal.due) }
+        for number in openSaves {
+            guard let save = inodes[number]?.drafts?.saves.last else { continue }
+            if save.isTruncationOnly, origins[save.origin]?.takeClosed != nil { continue }
+            consider(origins[save.origin]?.takeClosed == nil ? save.lastChange + 2_000_000_000 : save.opened + 30_000_000_000)
+        }
+        if !orphans.isEmpty { consider(time + 1_000_000_000) }
+        return due.map { max($0, time + 1_000_000) }
+    }
+}

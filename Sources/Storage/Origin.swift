@@ -1,0 +1,110 @@
+/// One mount as a store sees it: where a change comes from, and who is told of the changes of others.
+///
+/// Its closures are called with the store's lock held: they must not call the store, wait, or take a lock that is held around a
+/// call of the store (`post` appends to a queue, `takeClosed` reads events that wait).
+package final class Origin: Sendable {
+    /// Never 0, never reused while the process lives.
+    package let number: Int
+    /// Which actor a user's writes through this mount are.
+    let actor: @Sendable (UInt32) -> MemoryActor
+    /// A process's command name, asked while it waits for us.
+    let command: @Sendable (Int32) -> String?
+    /// The inodes whose writers have closed since the last call. nil: this mount hears of no closes, so quiet seals.
+    let takeClosed: (@Sendable () -> [InodeNumber])?
+    /// Takes note of what the kernel behind this mount must forget.
+    let post: @Sendable ([Invalidation]) -> Void
+    /// Whether the kernel behind this mount still knows an inode. Called without the store's lock.
+    let holds: @Sendable (InodeNumber) -> Bool
+    /// Waits until what was posted so far has reached the kernel, at most for the duration. Called without the store's lock.
+    let drain: @Sendable (Duration) -> Bool
+    /// Asks for a write over something this mount has not seen to be refused (`on_stale_write: refuse`).
+    let refusesStaleWrites: Bool
+
+    package init(
+        number: Int, refusesStaleWrites: Bool, actor: @escaping @Sendable (UInt32) -> MemoryActor,
+        command: @escaping @Sendable (Int32) -> String?, takeClosed: (@Sendable () -> [InodeNumber])?,
+        post: @escaping @Sendable ([Invalidation]) -> Void, holds: @escaping @Sendable (InodeNumber) -> Bool,
+        drain: @escaping @Sendable (Duration) -> Bool
+    ) {
+        self.number = number
+        self.refusesStaleWrites = refusesStaleWrites
+        self.actor = actor
+        self.command = command
+        self.takeClosed = takeClosed
+        self.post = post
+        self.holds = holds
+        self.drain = drain
+    }
+}
+
+/// Who asks for a change through a mount.
+package struct Caller: Sendable {
+    package let origin: Origin
+    package let uid: UInt32
+    package let gid: UInt32
+    /// 0: the kernel names no process.
+    package let pid: Int32
+
+    package init(origin: Origin, uid: UInt32, gid: UInt32, pid: Int32) {
+        self.origin = origin
+        self.uid = uid
+        self.gid = gid
+        self.pid = pid
+    }
+
+    /// Asks /proc, so only where a version begins.
+    func author() -> Author {
+        guard pid > 0 else { return Author(origin.actor(uid)) }
+        return Author(origin.actor(uid), writer: Writer(uid: uid, pid: pid, command: origin.command(pid)))
+    }
+}
+
+/// What a kernel that cached it must forget.
+package enum Invalidation: Sendable, Equatable {
+    /// Pages of a file from `offset`, and its attributes.
+    case bytes(InodeNumber, offset: Int64, length: Int64)
+    case attributes(InodeNumber)
+    /// A name that appeared, went or leads elsewhere; and with it the directory's listing and times.
+    case name([UInt8], in: InodeNumber)
+    /// A name whose inode went with it.
+    case removal([UInt8], in: InodeNumber, of: InodeNumber)
+}
+
+/// What `stat` shows.
+package struct InodeAttributes: Sendable, Equatable {
+    package var number: InodeNumber
+    package var mode: UInt32
+    package var links: UInt32
+    package var uid: UInt32
+    package var gid: UInt32
+    package var rdev: UInt64
+    package var sizeInBytes: Int64
+    package var accessed: Int64
+    package var modified: Int64
+    package var changed: Int64
+}
+
+extension Inode {
+    var attributes: InodeAttributes {
+        InodeAttributes(
+            number: number, mode: mode, links: links, uid: uid, gid: gid, rdev: rdev,
+            sizeInBytes: isDirectory ? Int64(directory!.count) : target.map { Int64($0.count) } ?? size, accessed: accessed,
+            modified: modified, changed: changed)
+    }
+}
+
+/// Authors as one text column: actor, uid, pid, command; empty where unknown.
+extension Author {
+    var row: String {
+        let uid = writer.uid.map(String.init) ?? ""
+        let pid = writer.pid.map(String.init) ?? ""
+        return "\(actor.id)\u{1f}\(uid)\u{1f}\(pid)\u{1f}\(writer.command ?? "")"
+    }
+
+    init?(row: String) {
+        let fields = row.split(separator: "\u{1f}", maxSplits: 3, omittingEmptySubsequences: false).map(String.init)
+        guard fields.count == 4, let actor = MemoryActor(id: fields[0]) else { return nil }
+        self.init(
+            actor, writer: Writer(uid: UInt32(fields[1]), pid: Int32(fields[2]), command: fields[3].isEmpty ? nil : fields[3]))
+    }
+}

@@ -1,0 +1,317 @@
+import Glibc
+package import Logging
+import Threads
+
+/// Every store of a state directory: opened on first use, closed when idle, kept up by threads of its own. Owns the catalog.
+///
+/// One process at a time: the directory's `lock` file is held while the pool lives. Safe from any thread.
+package final class StorePool: Sendable {
+    package let catalog: Catalog
+    private let directory: String
+    private let logger: Logger
+    private let lockFile: Int32
+    private let entries = Mutex<[StoreID: Entry]>([:])
+    private let upkeep: Upkeep
+    private let syncer: Syncer
+    private let workers: WorkerPool
+    private let willBlock: @Sendable () -> Void
+    /// Told after a store's access may have changed, or the store went: mounts follow.
+    private let observers = Mutex<[@Sendable (StoreID) -> Void]>([])
+
+    /// A store that is open, being opened, or wanted by someone. Its own lock, so that opening one delays no other.
+    private final class Entry: Sendable {
+        struct State {
+            var store: MemoryStore?
+            /// Monotonic, ns.
+            var lastUse: Int64 = 0
+            /// Mounts, and calls under way: it is not closed while there are any.
+            var users = 0
+            var isDeleted = false
+        }
+        let state = Mutex(State())
+    }
+
+    /// How long a store stays open after its last use.
+    private static let idleTime: Int64 = 60_000_000_000
+
+    /// Opens the state directory, or makes it.
+    ///
+    /// - Parameter willBlock: called by a thread that is about to wait for a lock or the disk (`FuseWorkers.willBlock`).
+    /// - Throws: `readOnly`, `notPermitted`, `noSpace`, `busy` (another daemon has it), `unsupported` (a newer catalog).
+    package init(stateDirectory: String, logger: Logger, willBlock: @escaping @Sendable () -> Void = {}) throws(RemfsError) {
+        directory = stateDirectory
+        self.logger = logger
+        self.willBlock = willBlock
+        for path in [stateDirectory, stateDirectory + "/stores", stateDirectory + "/orphans"] { try Self.makeDirectory(path) }
+        lockFile = try Self.lock(stateDirectory)
+        let path = stateDirectory + "/catalog.sqlite"
+        catalog = unsafe try Catalog(path: path, isNew: access(path, F_OK) != 0)
+        upkeep = Upkeep(logger: logger)
+        syncer = Syncer()
+        // Four: as many slow calls of the API as may run beside each other before the next waits.
+        workers = WorkerPool(count: 4)
+        try moveOrphans()
+        upkeep.start(self)
+    }
+
+    private static func makeDirectory(_ path: String) throws(RemfsError) {
+        var part = ""
+        for segment in path.split(separator: "/") {
+            part += "/" + segment
+            if unsafe mkdir(part, 0o750) != 0, errno != EEXIST { throw RemfsError.ofSystem("cannot make the state directory \(part)") }
+        }
+        guard unsafe access(path, W_OK) == 0 else { throw RemfsError.ofSystem("cannot write to the state directory \(path)") }
+    }
+
+    private static func lock(_ directory: String) throws(RemfsError) -> Int32 {
+        let file = unsafe open(directory + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        guard file >= 0 else { throw RemfsError.ofSystem("cannot make \(directory)/lock") }
+        guard flock(file, LOCK_EX | LOCK_NB) == 0 else {
+            Glibc.close(file)
+            throw RemfsError(.busy, "the state directory \(directory) is in use by another remfs daemon")
+        }
+        return file
+    }
+
+    /// Files without a row: a store that was being made or deleted when the daemon died. Kept aside, never deleted.
+    private func moveOrphans() throws(RemfsError) {
+        let known = Set(try catalog.allStores().map { $0.id.description })
+        for name in try Self.names(in: directory + "/stores") where name.hasSuffix(".sqlite") && !known.contains(String(name.dropLast(7))) {
+            for suffix in ["", "-wal"] {
+                let from = directory + "/stores/" + name + suffix
+                if unsafe access(from, F_OK) == 0, unsafe rename(from, directory + "/orphans/" + name + suffix) != 0 {
+                    throw RemfsError.ofSystem("cannot move \(from) to orphans/")
+                }
+            }
+            logger.notice("store file without a row moved aside", metadata: ["file": "\(name)"])
+        }
+    }
+
+    private static func names(in directory: String) throws(RemfsError) -> [String] {
+        guard let handle = unsafe opendir(directory) else { throw RemfsError.ofSystem("cannot list \(directory)") }
+        defer { unsafe closedir(handle) }
+        var names: [String] = []
+        while let entry = unsafe readdir(handle) {
+            names.append(unsafe withUnsafeBytes(of: entry.pointee.d_name) { unsafe String(cString: $0.bindMemory(to: CChar.self).baseAddress!) })
+        }
+        return names
+    }
+
+    static func allocatedBytes(of path: String) -> Int64 {
+        var status = stat()
+        return unsafe stat(path, &status) == 0 ? Int64(status.st_blocks) * 512 : 0
+    }
+
+    private func path(of id: StoreID) -> String { "\(directory)/stores/\(id).sqlite" }
+
+    // MARK: Stores
+
+    /// Makes a store: first its file, last its row, so that a row always has a file.
+    package func createStore(name: String, description: String, metadata: [String: String]) throws(RemfsError) -> Store {
+        let id = StoreID.random()
+        let store = try MemoryStore(
+            id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)
+        let row: Store
+        do throws(RemfsError) {
+            try store.synchronizeNow()
+            try Self.synchronizeDirectory(directory + "/stores")
+            row = try catalog.createStore(id, name: name, description: description, metadata: metadata)
+        } catch {
+            removeFiles(of: id)
+            throw error
+        }
+        entries.withLock { $0[id] = Entry() }
+        let entry = entries.withLock { $0[id]! }
+        entry.state.withLock {
+            $0.store = store
+            $0.lastUse = StoreState.monotonic()
+        }
+        return row
+    }
+
+    private static func synchronizeDirectory(_ path: String) throws(RemfsError) {
+        let handle = unsafe open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard handle >= 0 else { throw RemfsError.ofSystem("cannot open \(path)") }
+        defer { Glibc.close(handle) }
+        guard fsync(handle) == 0 else { throw RemfsError.ofSystem("cannot sync \(path)") }
+    }
+
+    /// Archives a store: it can be read, its memories can be deleted, nothing else. Live mounts become read-only.
+    package func archiveStore(_ id: StoreID) throws(RemfsError) -> Store {
+        let row = try catalog.archiveStore(id)
+        try applyRules(row)
+        return row
+    }
+
+    package func setPolicy(_ id: StoreID, _ policy: Policy) throws(RemfsError) -> Store {
+        try catalog.setPolicy(id, policy)
+        let row = try catalog.store(id)
+        try applyRules(row)
+        return row
+    }
+
+    private func applyRules(_ row: Store) throws(RemfsError) {
+        let open = entries.withLock { $0[row.id] }?.state.withLock { $0.store }
+        try open?.setRules(row.policy, isArchived: row.archived != nil, name: row.name)
+        for observer in observers.withLock({ $0 }) { observer(row.id) }
+    }
+
+    /// Removes a store for good: first its row, then its file. Mounts of it answer `stale` from now on.
+    package func deleteStore(_ id: StoreID) throws(RemfsError) {
+        _ = try catalog.store(id)
+        try catalog.deleteStore(id)
+        let entry = entries.withLock { $0.removeValue(forKey: id) }
+        entry?.state.withLock { state in
+            state.isDeleted = true
+            state.store?.markDeleted()
+        }
+        removeFiles(of: id)
+        for observer in observers.withLock({ $0 }) { observer(id) }
+    }
+
+    private func removeFiles(of id: StoreID) {
+        for suffix in ["", "-wal", "-shm"] where unsafe unlink(path(of: id) + suffix) != 0 && errno != ENOENT {
+            logger.error("cannot delete store file", metadata: ["store": "\(id)", "errno": "\(errno)"])
+        }
+    }
+
+    /// Tells of changes of access and deletions. The closure is called on the changing thread and must not wait for it.
+    package func observe(_ observer: @escaping @Sendable (StoreID) -> Void) { observers.withLock { $0.append(observer) } }
+
+    // MARK: Using one
+
+    /// Lends a store, opening it first if need be. Blocks. Throws `notFound`, or why its file cannot be opened.
+    package func withStore<Answer>(_ id: StoreID, _ body: (MemoryStore) throws(RemfsError) -> Answer) throws(RemfsError) -> Answer {
+        let store = try retain(id)
+        defer { release(id) }
+        return try body(store)
+    }
+
+    /// As `withStore`, until `release`: what a mount does.
+    package func retain(_ id: StoreID) throws(RemfsError) -> MemoryStore {
+        let row = try catalog.store(id)
+        let entry = entries.withLock { entries in
+            if let entry = entries[id] { return entry }
+            let entry = Entry()
+            entries[id] = entry
+            return entry
+        }
+        return try entry.state.withLock(whenContended: willBlock) { (state) throws(RemfsError) in
+            if state.isDeleted { throw RemfsError(.notFound, "memory store \(id) not found") }
+            if state.store == nil {
+                let path = path(of: id)
+                guard unsafe access(path, F_OK) == 0 else {
+                    throw RemfsError(.corrupted, "the file of \(row.label) is missing: restore \(path) from a backup")
+                }
+                state.store = try MemoryStore(
+                    id: id, name: row.name, path: path, policy: row.policy, isArchived: row.archived != nil, isNew: false,
+                    environment: environment)
+            }
+            state.users += 1
+            state.lastUse = StoreState.monotonic()
+            return state.store!
+        }
+    }
+
+    package func release(_ id: StoreID) {
+        entries.withLock { $0[id] }?.state.withLock { state in
+            state.users -= 1
+            state.lastUse = StoreState.monotonic()
+        }
+    }
+
+    /// Runs blocking work on a store on the pool's own threads: the one door from asynchronous code.
+    package func perform<Answer: Sendable>(
+        _ id: StoreID, _ body: @escaping @Sendable (MemoryStore) throws(RemfsError) -> Answer
+    ) async throws(RemfsError) -> Answer {
+        try await run { () throws(RemfsError) in try self.withStore(id, body) }
+    }
+
+    /// Runs any blocking work on the pool's own threads.
+    package func run<Answer: Sendable>(_ body: @escaping @Sendable () throws(RemfsError) -> Answer) async throws(RemfsError) -> Answer {
+        let result: Result<Answer, RemfsError> = await withCheckedContinuation { continuation in
+            workers.submit {
+                do throws(RemfsError) {
+                    continuation.resume(returning: .success(try body()))
+                } catch {
+                    continuation.resume(returning: .failure(error))
+                }
+            }
+        }
+        return try result.get()
+    }
+
+    package func statistics() throws(RemfsError) -> (stores: Int, open: Int) {
+        let entries = entries.withLock { Array($0.values) }
+        return (try catalog.count(), entries.count { $0.state.withLock { $0.store != nil } })
+    }
+
+    private var environment: StoreEnvironment {
+        StoreEnvironment(
+            willBlock: willBlock, schedule: { [upkeep] in upkeep.schedule($0) },
+            synchronize: { [syncer] store, done in syncer.synchronize(store, done) }, logger: logger)
+    }
+
+    // MARK: Upkeep
+
+    /// The store, if it is open.
+    func openStore(_ id: StoreID) -> MemoryStore? { entries.withLock { $0[id] }?.state.withLock { $0.store } }
+
+    /// Closes stores that nobody has used for a minute.
+    func closeIdle() {
+        let time = StoreState.monotonic()
+        let all = entries.withLock { $0 }
+        for (id, entry) in all {
+            entry.state.withLock { state in
+                guard let store = state.store, state.users == 0, time - state.lastUse > Self.idleTime else { return }
+                do {
+                    try store.close()
+                    state.store = nil
+                } catch {
+                    logger.error("cannot close idle store", metadata: ["store": "\(id)", "error": "\(error)"])
+                }
+            }
+        }
+    }
+
+    /// Ends upkeep and closes every store. Nothing is used afterwards.
+    package func close() {
+        upkeep.stop()
+        workers.stop()
+        syncer.stop()
+        for (id, entry) in entries.withLock({ $0 }) {
+            entry.state.withLock { state in
+                do {
+                    try state.store?.close()
+                } catch {
+                    logger.error("cannot close store", metadata: ["store": "\(id)", "error": "\(error)"])
+                }
+                state.store = nil
+            }
+        }
+        do {
+            try catalog.close()
+        } catch {
+            logger.error("cannot close the catalog", metadata: ["error": "\(error)"])
+        }
+        Glibc.close(lockFile)
+    }
+}
+
+extension RemfsError {
+    /// An errno that a system call has just left, with what was tried.
+    package static func ofSystem(_ message: String) -> RemfsError {
+        let code = errno
+        let why = unsafe String(cString: strerror(code))
+        switch code {
+        case ENOENT: return RemfsError(.notFound, "\(message): \(why)", cause: "errno \(code)")
+        case EROFS: return RemfsError(.readOnly, "\(message): \(why)", cause: "errno \(code)")
+        case EACCES, EPERM: return RemfsError(.notPermitted, "\(message): \(why)", cause: "errno \(code)")
+        case ENOSPC, EDQUOT: return RemfsError(.noSpace, "\(message): \(why)", cause: "errno \(code)")
+        case EBUSY: return RemfsError(.busy, "\(message): \(why)", cause: "errno \(code)")
+        case EINVAL: return RemfsError(.invalidArgument, "\(message): \(why)", cause: "errno \(code)")
+        case ENOTDIR: return RemfsError(.notADirectory, "\(message): \(why)", cause: "errno \(code)")
+        default: return RemfsError(.unavailable, "\(message): \(why)", cause: "errno \(code)")
+        }
+    }
+}

@@ -1,0 +1,81 @@
+import SQLite
+import Threads
+
+/// Connections that only read, lent to one thread at a time: a store has one writer and many readers.
+final class ReaderPool: Sendable {
+    private let path: String
+    private let label: String
+    private let idle = Mutex<[Reader]>([])
+
+    init(path: String, label: String) {
+        self.path = path
+        self.label = label
+    }
+
+    func read<Result>(_ body: (Reader) throws(SQLiteError) -> Result) throws(RemfsError) -> Result {
+        do throws(SQLiteError) {
+            let reader = if let reader = idle.withLock({ $0.popLast() }) { reader } else { try Reader(path: path) }
+            defer { idle.withLock { $0.append(reader) } }
+            return try body(reader)
+        } catch {
+            throw RemfsError(error, in: label)
+        }
+    }
+
+    func close() { idle.withLock { $0 = [] } }
+}
+
+/// One reading connection and its statements. Used by one thread at a time, as `ReaderPool` lends it.
+final class Reader: @unchecked Sendable {
+    // @unchecked: `ReaderPool` hands a reader to one thread and takes it back.
+    let connection: Connection
+    private let chunk: Statement
+    private let extent: Statement
+
+    init(path: String) throws(SQLiteError) {
+        // Opened for writing, since WAL readers may have to write the index; it never does write.
+        connection = try Connection(path: path, mode: .readWrite)
+        try connection.execute("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0;")
+        chunk = try connection.prepare("SELECT digest, size, encoding, base FROM chunk WHERE number = ?1")
+        extent = try connection.prepare("SELECT bytes FROM extent WHERE number = ?1")
+    }
+
+    /// A chunk's bytes, decoded and checked.
+    func bytes(of number: Int64) throws(SQLiteError) -> [UInt8] {
+        try ChunkReader.bytes(of: number, row: chunk, extent: extent)
+    }
+
+    func exists(_ number: Int64) throws(SQLiteError) -> Bool {
+        chunk.bind(number, at: 1)
+        defer { chunk.reset() }
+        return try chunk.step()
+    }
+
+    /// The bytes of a head, which is always whole, checked against a hash that the caller holds; nil where the row has gone since.
+    func withHead<Answer>(
+        _ number: Int64, digest: Digest, _ body: (UnsafeRawBufferPointer) -> Answer
+    ) throws(SQLiteError) -> Answer? {
+        extent.bind(number, at: 1)
+        defer { extent.reset() }
+        guard try extent.step() else { return nil }
+        return try unsafe extent.withBytes(0) { (bytes) throws(SQLiteError) in
+            guard unsafe Digest(of: bytes) == digest else {
+                throw SQLiteError(code: 11, message: "chunk \(number) does not match its hash")
+            }
+            return unsafe body(bytes)
+        }
+    }
+
+    /// All bytes of a content, holes as zeros.
+    func bytes(of content: Content, size: Int64) throws(SQLiteError) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(Int(size))
+        for chunk in content.chunks {
+            let length = Int(min(size - Int64(bytes.count), Content.chunkSize))
+            let part = chunk == 0 ? [] : try self.bytes(of: chunk)
+            bytes.append(contentsOf: part.prefix(length))
+            if part.count < length { bytes.append(contentsOf: repeatElement(0, count: length - part.count)) }
+        }
+        return bytes
+    }
+}

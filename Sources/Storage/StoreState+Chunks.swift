@@ -1,0 +1,211 @@
+import SQLite
+
+/// Chunks: content under its hash, shared by all versions and counted.
+extension StoreState {
+    /// Content that is to be stored: where it stands now, and what it is.
+    struct NewChunk {
+        /// The number it gets, unless the same content is there already.
+        let number: Int64
+        let digest: Digest
+        let size: Int
+        /// nil: an extent of that number holds the bytes already.
+        let bytes: [UInt8]?
+        /// The chunk that held this part of the file before.
+        let previous: Int64?
+        /// Encoded from the start: a chunk of the same seal that this one is a delta of.
+        var delta: (base: Int64, program: [UInt8])?
+        var sequence: Int64
+    }
+
+    struct ChunkRow {
+        let digest: Digest
+        let size: Int
+        let encoding: Int64
+        let base: Int64?
+        let references: Int64
+        let sequence: Int64
+        let previous: Int64?
+    }
+
+    func chunkRow(_ number: Int64) throws(SQLiteError) -> ChunkRow? {
+        let row = statements.chunk
+        row.bind(number, at: 1)
+        defer { row.reset() }
+        guard try row.step() else { return nil }
+        guard let digest = unsafe row.withBytes(0, { unsafe Digest(bytes: $0) }) else { return nil }
+        return ChunkRow(
+            digest: digest, size: Int(row.integer(1)), encoding: row.integer(2), base: row.integerOrNil(3), references: row.integer(4),
+            sequence: row.integer(5), previous: row.integerOrNil(6))
+    }
+
+    /// The number of a chunk with this content, if there is one.
+    func findChunk(_ digest: Digest, size: Int) throws(SQLiteError) -> (number: Int64, isWhole: Bool)? {
+        let row = statements.findChunk
+        row.bind(digest.key, at: 1)
+        row.bind(digest.bytes, at: 2)
+        row.bind(Int64(size), at: 3)
+        defer { row.reset() }
+        guard try row.step() else { return nil }
+        return (row.integer(0), row.integer(1) == 0)
+    }
+
+    /// Stores content, or counts one more use of what is there; answers the chunk's number.
+    func store(_ chunk: NewChunk, for inode: InodeNumber) throws(SQLiteError) -> Int64 {
+        if let found = try findChunk(chunk.digest, size: chunk.size) {
+            // The head is always whole.
+            if !found.isWhole { try makeWhole(found.number) }
+            statements.addReference.bind(found.number, at: 1)
+            try statements.addReference.run()
+            return found.number
+        }
+        if let bytes = chunk.delta?.program ?? chunk.bytes {
+            let row = statements.insertExtent
+            row.bind(chunk.number, at: 1)
+            row.bind(inode, at: 2)
+            row.bind(0 as Int64, at: 3)
+            row.bind(0 as Int64, at: 4)
+            row.bind(Int64(chunk.size), at: 5)
+            row.bind(0 as Int64, at: 6)
+            row.bind(nil as String?, at: 7)
+            try row.run(binding: bytes, at: 8)
+        }
+        let row = statements.insertChunk
+        row.bind(chunk.number, at: 1)
+        row.bind(chunk.digest.key, at: 2)
+        row.bind(chunk.digest.bytes, at: 3)
+        row.bind(Int64(chunk.size), at: 4)
+        row.bind(chunk.delta == nil ? 0 : 1 as Int64, at: 5)
+        row.bind(chunk.delta?.base, at: 6)
+        row.bind(chunk.sequence, at: 7)
+        row.bind(chunk.previous, at: 8)
+        try row.run()
+        return chunk.number
+    }
+
+    /// Gives up one use of each chunk of a content; what nobody uses goes.
+    func release(_ content: Content) throws(SQLiteError) {
+        for chunk in content.chunks where chunk != 0 {
+            let row = statements.dropReference
+            row.bind(chunk, at: 1)
+            let left = try row.step() ? row.integer(0) : 0
+            while try row.step() {}
+            row.reset()
+            guard left <= 0 else { continue }
+            // Others may be deltas of it: they become whole before it goes.
+            var dependents: [Int64] = []
+            statements.dependents.bind(chunk, at: 1)
+            while try statements.dependents.step() { dependents.append(statements.dependents.integer(0)) }
+            statements.dependents.reset()
+            for dependent in dependents { try makeWhole(dependent) }
+            statements.deleteChunk.bind(chunk, at: 1)
+            try statements.deleteChunk.run()
+            statements.deleteExtent.bind(chunk, at: 1)
+            try statements.deleteExtent.run()
+        }
+    }
+
+    /// The bytes of a chunk, checked against its hash.
+    func bytes(of chunk: Int64) throws(SQLiteError) -> [UInt8] {
+        try ChunkReader.bytes(of: chunk, row: statements.chunk, extent: statements.extentBytes)
+    }
+
+    private func makeWhole(_ number: Int64) throws(SQLiteError) {
+        let bytes = try bytes(of: number)
+        try replace(number, encoding: 0, base: nil, bytes)
+    }
+
+    private func replace(_ number: Int64, encoding: Int64, base: Int64?, _ bytes: [UInt8]) throws(SQLiteError) {
+        statements.replaceExtent.bind(number, at: 1)
+        try statements.replaceExtent.run(binding: bytes, at: 2)
+        statements.recodeChunk.bind(number, at: 1)
+        statements.recodeChunk.bind(encoding, at: 2)
+        statements.recodeChunk.bind(base, at: 3)
+        try statements.recodeChunk.run()
+    }
+
+    /// Re-encodes what newer chunks made worth it, a few at a time. Answers whether there is more to do.
+    ///
+    /// Chunk `i` of a sequence is a delta of chunk `i + (the lowest bit of i)`, at most 256 on: so every chunk is at most nine
+    /// steps from a whole one, and few are whole (skip deltas, as Subversion has them).
+    func encodeDeltas(atMost limit: Int) throws(RemfsError) -> Bool {
+        var left = limit
+        while left > 0, let newest = deltaCandidates.popLast() {
+            left -= 1
+            try commit { () throws(SQLiteError) in
+                guard let head = try chunkRow(newest) else { return }
+                for step in DeltaChain.steps(endingAt: head.sequence) {
+                    // Walk back to the chunk that is `step` older.
+                    var number = head.previous
+                    var row: ChunkRow?
+                    while let current = number, let found = try chunkRow(current) {
+                        if found.sequence <= head.sequence - step {
+                            row = found.sequence == head.sequence - step ? found : nil
+                            break
+                        }
+                        number = found.previous
+                    }
+                    // One that other versions share may be the head of another memory: it stays whole.
+                    guard let row, let number, row.encoding == 0, row.references == 1, number != newest else { continue }
+                    let old = try bytes(of: number)
+                    let program = Delta.encode(old, against: try bytes(of: newest))
+                    guard program.count * 4 < old.count * 3 else { continue }
+                    try replace(number, encoding: 1, base: newest, program)
+                }
+            }
+        }
+        return !deltaCandidates.isEmpty
+    }
+}
+
+/// Which older chunks become deltas of a new one.
+enum DeltaChain {
+    static let longestStep: Int64 = 256
+
+    /// The chunk that number `sequence` of a chain is a delta of, once it exists.
+    static func base(of sequence: Int64) -> Int64 { sequence + min(sequence & -sequence, longestStep) }
+
+    /// How much older the chunks are whose base is `sequence`.
+    static func steps(endingAt sequence: Int64) -> [Int64] {
+        var steps: [Int64] = []
+        var step: Int64 = 1
+        while step <= longestStep, step < sequence {
+            if base(of: sequence - step) == sequence { steps.append(step) }
+            step *= 2
+        }
+        return steps
+    }
+}
+
+/// Reads chunks through whichever connection lends its two statements.
+enum ChunkReader {
+    /// A hash that does not match is answered as SQLite's own corruption, so that it takes the same way out.
+    static func bytes(of chunk: Int64, row: Statement, extent: Statement) throws(SQLiteError) -> [UInt8] {
+        row.bind(chunk, at: 1)
+        guard try row.step() else {
+            row.reset()
+            throw SQLiteError(code: 11, message: "chunk \(chunk) is missing")
+        }
+        let digest = unsafe row.withBytes(0) { unsafe Digest(bytes: $0) }
+        let isDelta = row.integer(2) == 1
+        let base = row.integer(3)
+        row.reset()
+        extent.bind(chunk, at: 1)
+        guard try extent.step() else {
+            extent.reset()
+            throw SQLiteError(code: 11, message: "the bytes of chunk \(chunk) are missing")
+        }
+        var bytes = extent.bytes(0)
+        extent.reset()
+        if isDelta {
+            let whole = try self.bytes(of: base, row: row, extent: extent)
+            guard let decoded = Delta.decode(bytes, against: whole) else {
+                throw SQLiteError(code: 11, message: "chunk \(chunk) is a damaged delta")
+            }
+            bytes = decoded
+        }
+        guard Digest(of: bytes) == digest else {
+            throw SQLiteError(code: 11, message: "chunk \(chunk) does not match its hash")
+        }
+        return bytes
+    }
+}

@@ -1,0 +1,233 @@
+import Glibc
+import SQLite
+
+/// Which fields a change of attributes sets; nil stays.
+package struct AttributeChange: Sendable {
+    package var mode: UInt32?
+    package var uid: UInt32?
+    package var gid: UInt32?
+    package var sizeInBytes: Int64?
+    package enum Time: Sendable, Equatable {
+        case now
+        case at(Int64)
+    }
+    package var accessed: Time?
+    package var modified: Time?
+
+    package init() {}
+}
+
+/// What the author of a write had seen of a file: decides whether the write is stale.
+package enum Seen: Sendable {
+    /// Not asked for: in-place writes and appends are never stale.
+    case irrelevant
+    /// The newest version of which the mount was given a byte, or which it wrote; nil: none.
+    case version(Int64?)
+}
+
+/// Bytes and attributes: what `write`, `truncate`, `fallocate` and `chmod` do.
+extension StoreState {
+    // MARK: Attributes
+
+    func setAttributes(_ change: AttributeChange, of number: InodeNumber, seen: Seen, by caller: Caller) throws(RemfsError) -> Inode {
+        try requireWritable()
+        let inode = try inode(number)
+        let time = now()
+        if let size = change.sizeInBytes {
+            guard inode.isRegular else {
+                throw RemfsError(inode.isDirectory ? .isADirectory : .invalidArgument, "\(path(of: inode)) is no regular file")
+            }
+            try truncate(inode, to: size, seen: seen, by: caller)
+        }
+        let accessed = change.accessed.map { $0 == .now ? time : $0.nanoseconds }
+        // A truncation's own row carries the time.
+        let modified = change.modified.map { $0 == .now ? time : $0.nanoseconds }
+        let onlyTruncates =
+            change.mode == nil && change.uid == nil && change.gid == nil && change.accessed == nil
+            && (change.modified == nil || change.modified == .now) && change.sizeInBytes != nil && inode.drafts != nil
+        guard !onlyTruncates else { return inode }
+        let old = (inode.mode, inode.uid, inode.gid, inode.accessed, inode.modified)
+        if let mode = change.mode { inode.mode = inode.kind | (mode & 0o7777) }
+        if let uid = change.uid { inode.uid = uid }
+        if let gid = change.gid { inode.gid = gid }
+        if let accessed { inode.accessed = accessed }
+        if let modified { inode.modified = modified }
+        do {
+            try commit { () throws(SQLiteError) in try updateAttributes(of: inode, changed: time) }
+        } catch {
+            (inode.mode, inode.uid, inode.gid, inode.accessed, inode.modified) = old
+            throw error
+        }
+        inode.changed = time
+        invalidate(.attributes(number))
+        return inode
+    }
+
+    private func truncate(_ inode: Inode, to size: Int64, seen: Seen, by caller: Caller) throws(RemfsError) {
+        guard size >= 0 else { throw RemfsError(.invalidArgument, "a size cannot be negative") }
+        try checkSize(size, of: inode)
+        guard size != inode.size else {
+            // The same size: only the times change, which the caller of this writes.
+            inode.modified = now()
+            return
+        }
+        let save = try openSave(of: inode, seen: seen, by: caller)
+        unsafe try add([(.truncation, size, 0, nil)], to: save, of: inode)
+        invalidate(.bytes(inode.number, offset: min(size, inode.size), length: 0))
+        setSize(size, of: inode)
+    }
+
+    private func setSize(_ size: Int64, of inode: Inode) {
+        if inode.links > 0 { usedBytes += size - inode.size }
+        inode.size = size
+    }
+
+    // MARK: Writing
+
+    /// Writes at `offset`, or at the end where `append`; answers where the bytes went.
+    func write(
+        _ bytes: UnsafeRawBufferPointer, to number: InodeNumber, at offset: Int64, append: Bool, seen: Seen, by caller: Caller
+    ) throws(RemfsError) -> Int64 {
+        try requireWritable()
+        let inode = try inode(number)
+        guard inode.isRegular else { throw RemfsError(.invalidArgument, "\(path(of: inode)) is no regular file") }
+        let start = append ? inode.size : offset
+        guard start >= 0, bytes.count > 0 else { return start }
+        let end = start + Int64(bytes.count)
+        try checkSize(end, of: inode)
+        let save = try openSave(of: inode, seen: seen, by: caller)
+        // Long writes are cut where chunks will be, so that sealing keeps the rows as they are.
+        let block = Content.chunkSize
+        var pieces: [(Extent.Kind, Int64, Int64, UnsafeRawBufferPointer?)] = unsafe []
+        var place = start
+        while place < end {
+            let next = bytes.count <= Int(block) ? end : min(end, (place / block + 1) * block)
+            unsafe pieces.append(
+                (.bytes, place, next - place, unsafe UnsafeRawBufferPointer(rebasing: bytes[Int(place - start)..<Int(next - start)])))
+            place = next
+        }
+        unsafe try add(pieces, to: save, of: inode)
+        if end > inode.size { setSize(end, of: inode) }
+        invalidate(.bytes(number, offset: start, length: Int64(bytes.count)))
+        return start
+    }
+
+    /// The save that a change of bytes belongs to: the one that is open, or a new one.
+    private func openSave(of inode: Inode, seen: Seen, by caller: Caller) throws(RemfsError) -> Save {
+        if let save = inode.drafts?.saves.last, !save.isClosed {
+            if save.origin == caller.origin.number {
+                // Whoever closed the file before this write ended the save, whether we have taken note or not.
+                if !save.extents.isEmpty || inode.head == nil { try takeInCloses(of: caller.origin) }
+            } else {
+                closeSave(of: inode)
+            }
+            if !save.isClosed, save.count < Save.maximumExtents { return save }
+            if !save.isClosed { closeSave(of: inode) }
+        }
+        try reserveNumbers(2)
+        // Through the page cache the kernel names nobody.
+        let save = Save(
+            group: takeNumber(), author: caller.author(), origin: caller.origin.number, at: Self.monotonic(), size: inode.size,
+            modified: inode.modified)
+        if let base = try staleBase(inode, seen, by: caller) {
+            save.base = base
+            save.isStale = true
+        }
+        return save
+    }
+
+    
+
+    /// Bytes kept in memory until they are sealed, so that sealing reads nothing: what a save of a memory usually is.
+    private static let residentLimit = 256 << 10
+
+    /// The version that the author of a replacement had seen, if the head is newer and by another; nil: it is not stale.
+    func staleBase(_ inode: Inode, _ seen: Seen, by caller: Caller) throws(RemfsError) -> Int64? {
+        guard case .version(let read) = seen, inode.isMemory, let head = inode.head, head.origin != caller.origin.number else { return nil }
+        let known = max(read ?? 0, inode.written[caller.origin.number] ?? 0)
+        guard known < head.version else { return nil }
+        if caller.origin.refusesStaleWrites {
+            throw RemfsError(.stale, "\(path(of: inode)) was changed by another session since this one read it")
+        }
+        // Who was never given a byte believed nothing.
+        return known == 0 ? nil : known
+    }
+
+    private func add(
+        _ pieces: [(Extent.Kind, Int64, Int64, UnsafeRawBufferPointer?)], to save: Save, of inode: Inode
+    ) throws(RemfsError) {
+        let isNew = inode.drafts?.saves.last !== save
+        let time = now()
+        let first = save.count
+        // The author stands with the first draft; that of a new file stands in its inode.
+        let author = isNew ? save.author.row : nil
+        var numbers: [Int64] = []
+        for unsafe _ in unsafe pieces { numbers.append(save.nextID()) }
+        do {
+            try commit { () throws(SQLiteError) in
+                let row = statements.insertExtent
+                for unsafe (place, piece) in unsafe pieces.enumerated() {
+                    row.bind(numbers[place], at: 1)
+                    row.bind(inode.number, at: 2)
+                    unsafe row.bind(piece.0 == .bytes ? 0 : piece.0 == .hole ? 1 : 2 as Int64, at: 3)
+                    unsafe row.bind(piece.1, at: 4)
+                    unsafe row.bind(piece.2, at: 5)
+                    row.bind(time, at: 6)
+                    row.bind(place == 0 ? author : nil, at: 7)
+                    if let bytes = unsafe piece.3 { unsafe row.bind(borrowing: bytes, at: 8) } else { row.bind(nil as Int64?, at: 8) }
+                    try row.run()
+                }
+            }
+        } catch {
+            save.count = first
+            throw error
+        }
+        if isNew {
+            if inode.drafts == nil { inode.drafts = Drafts(sealedSize: inode.sealedSize) }
+            inode.drafts!.saves.append(save)
+            openGroups.insert(save.group)
+            openSaves.insert(inode.number)
+        }
+        for unsafe (place, piece) in unsafe pieces.enumerated() {
+            let extent = unsafe Extent(
+                id: numbers[place], kind: piece.0, offset: piece.1, length: piece.2,
+                bytes: piece.3.flatMap { unsafe $0.count <= Self.residentLimit ? Array($0) : nil })
+            save.extents.append(extent)
+            inode.drafts!.apply(extent)
+        }
+        save.lastChange = Self.monotonic()
+        inode.modified = time
+        inode.changed = time
+    }
+
+    // MARK: Space
+
+    /// fallocate(2): makes room (sparse), or makes holes.
+    func allocate(
+        _ number: InodeNumber, offset: Int64, length: Int64, keepsSize: Bool, makesHole: Bool, by caller: Caller
+    ) throws(RemfsError) {
+        try requireWritable()
+        let inode = try inode(number)
+        guard inode.isRegular else { throw RemfsError(.invalidArgument, "\(path(of: inode)) is no regular file") }
+        guard offset >= 0, length > 0, offset <= Int64.max - length else { throw RemfsError(.invalidArgument, "a range cannot be empty or negative") }
+        let end = offset + length
+        if !keepsSize { try checkSize(end, of: inode) }
+        if makesHole {
+            let holeEnd = keepsSize ? min(end, inode.size) : end
+            if holeEnd > offset {
+                let save = try openSave(of: inode, seen: .irrelevant, by: caller)
+                unsafe try add([(.hole, offset, holeEnd - offset, nil)], to: save, of: inode)
+            }
+        }
+        if !keepsSize, end > inode.size {
+            let save = try openSave(of: inode, seen: .irrelevant, by: caller)
+            unsafe try add([(.truncation, end, 0, nil)], to: save, of: inode)
+            setSize(end, of: inode)
+        }
+        invalidate(.bytes(number, offset: offset, length: length))
+    }
+}
+
+extension AttributeChange.Time {
+    fileprivate var nanoseconds: Int64 { if case .at(let time) = self { time } else { 0 } }
+}

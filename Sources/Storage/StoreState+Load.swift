@@ -1,0 +1,221 @@
+import Glibc
+import SQLite
+
+/// Opening: the tree out of the database, and what a daemon that died left open is sealed.
+extension StoreState {
+    func load() throws(RemfsError) {
+        var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
+        try query { () throws(SQLiteError) in try loadInodes(&orphaned) }
+        try query { () throws(SQLiteError) in try loadDentries() }
+        guard inodes[1]?.isDirectory ?? false else { throw RemfsError(.corrupted, "\(label) has no root: run remfs doctor, or restore a backup") }
+        try buildTree()
+        try query { () throws(SQLiteError) in try loadDrafts() }
+        try recoverRemovals(orphaned)
+        try sealQueued()
+        try sealRemovals(all: true)
+        try deleteOrphans { _ in false }
+        openSaves = []
+    }
+
+    private func loadInodes(_ orphaned: inout [(inode: Inode, head: MemoryHead?, author: Author?)]) throws(SQLiteError) {
+        let count = try writer.integer("SELECT count(*) FROM inode") ?? 0
+        inodes.reserveCapacity(Int(count))
+        let row = try writer.prepare(
+            """
+            SELECT number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content, digest, memory,
+                version, memory_created, version_created, author FROM inode ORDER BY number
+            """)
+        while try row.step() {
+            let inode = Inode(
+                number: row.integer(0), mode: UInt32(truncatingIfNeeded: row.integer(4)), uid: UInt32(truncatingIfNeeded: row.integer(5)),
+                gid: UInt32(truncatingIfNeeded: row.integer(6)), rdev: UInt64(bitPattern: row.integer(7)),
+                flags: Inode.Flags(rawValue: row.integer(8)), parent: row.integerOrNil(1) ?? 0, name: row.bytes(2), cookie: row.integer(3),
+                accessed: row.integer(10), modified: row.integer(11), changed: row.integer(12))
+            inode.size = row.integer(9)
+            inode.sealedSize = inode.size
+            let author = row.text(19).flatMap { Author(row: $0) }
+            if inode.isRegular {
+                inode.content = Content(row, column: 13, size: inode.size)
+                inode.digest = unsafe inode.size == 0 ? .ofNothing : row.withBytes(14) { unsafe Digest(bytes: $0) }
+                inode.changedBy = inode.isMemory ? author : nil
+                if let version = row.integerOrNil(16), let memory = row.integerOrNil(15) {
+                    let created = row.integer(17)
+                    let updated = row.integer(18)
+                    // Content that no version tells of yet is not the head's: ask the version.
+                    inode.head =
+                        author == nil
+                        ? MemoryHead(
+                            memory: memory, version: version, created: created, updated: updated, size: inode.size, digest: inode.digest,
+                            content: inode.content)
+                        : try loadHead(memory: memory, version: version, created: created)
+                    inode.ownsContent = author != nil && inode.head.map { $0.content != inode.content } ?? true
+                } else {
+                    inode.ownsContent = inode.content != .empty
+                }
+            } else if inode.kind == UInt32(S_IFLNK) {
+                inode.target = row.bytes(13)
+            }
+            inodes[inode.number] = inode
+            if inode.number == 1 {
+                root = inode
+            } else if inode.parent == 0 {
+                inode.links = 0
+                orphans.insert(inode.number)
+                orphaned.append((inode, inode.head, author))
+                inode.head = nil
+            }
+        }
+    }
+
+    func loadHead(memory: Int64, version: Int64, created: Int64) throws(SQLiteError) -> MemoryHead? {
+        let row = try writer.prepare("SELECT content, size, digest, began FROM version WHERE number = ?1")
+        row.bind(version, at: 1)
+        defer { row.reset() }
+        guard try row.step() else { return nil }
+        let size = row.integer(1)
+        return unsafe MemoryHead(
+            memory: memory, version: version, created: created, updated: row.integer(3), size: size,
+            digest: size == 0 ? .ofNothing : row.withBytes(2) { unsafe Digest(bytes: $0) }, content: Content(row, column: 0, size: size))
+    }
+
+    private func loadDentries() throws(SQLiteError) {
+        let row = try writer.prepare("SELECT cookie, parent, name, inode FROM dentry ORDER BY cookie")
+        while try row.step() {
+            guard let inode = inodes[row.integer(3)] else { continue }
+            inode.otherNames.append(Inode.Name(parent: row.integer(1), name: row.bytes(2), cookie: row.integer(0)))
+            inode.links += 1
+        }
+    }
+
+    private func buildTree() throws(RemfsError) {
+        var names: [(cookie: Int64, parent: InodeNumber, name: [UInt8], inode: Inode)] = []
+        names.reserveCapacity(inodes.count)
+        for inode in inodes.values where inode.number != 1 && inode.parent != 0 {
+            names.append((inode.cookie, inode.parent, inode.name, inode))
+            for other in inode.otherNames { names.append((other.cookie, other.parent, other.name, inode)) }
+        }
+        names.sort { $0.cookie < $1.cookie }
+        for entry in names {
+            guard let parent = inodes[entry.parent], let directory = parent.directory else {
+                throw RemfsError(.corrupted, "\(label) has a file in a directory that does not exist: run remfs doctor, or restore a backup")
+            }
+            directory.add(entry.name, cookie: entry.cookie, entry.inode)
+            if entry.inode.isDirectory { parent.links += 1 }
+        }
+        for inode in inodes.values where inode.isRegular && inode.links > 0 {
+            regularFiles += 1
+            usedBytes += inode.size
+            if let head = inode.head { memoryInodes[head.memory] = inode.number }
+            if inode.changedBy != nil { enqueueSeal(inode) }
+        }
+    }
+
+    /// Drafts that were not sealed: each save as its writer left it, closed.
+    private func loadDrafts() throws(SQLiteError) {
+        let from = try writer.integer("SELECT value FROM property WHERE name = 'open_from'") ?? 0
+        let row = try writer.prepare(
+            """
+            SELECT number, inode, kind, start, length, modified, author FROM extent
+            WHERE number >= ?1 AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.number = extent.number) ORDER BY number
+            """)
+        row.bind(from << 20, at: 1)
+        while try row.step() {
+            let number = row.integer(0)
+            guard let inode = inodes[row.integer(1)], inode.isRegular else { continue }
+            let group = number >> 20
+            if inode.drafts == nil { inode.drafts = Drafts(sealedSize: inode.sealedSize) }
+            let drafts = inode.drafts!
+            if drafts.saves.last?.group != group {
+                let author = row.text(6).flatMap { Author(row: $0) } ?? inode.changedBy ?? Author(.user(uid: inode.uid))
+                let save = Save(group: group, author: author, origin: 0, at: 0, size: inode.size, modified: inode.modified)
+                save.isClosed = true
+                drafts.saves.append(save)
+                openGroups.insert(group)
+                if inode.links > 0 { enqueueSeal(inode) }
+            }
+            let save = drafts.saves.last!
+            let kind: Extent.Kind = row.integer(2) == 0 ? .bytes : row.integer(2) == 1 ? .hole : .truncation
+            let extent = Extent(id: number, kind: kind, offset: row.integer(3), length: row.integer(4), bytes: nil)
+            save.count = (number & ((1 << 20) - 1)) + 1
+            save.extents.append(extent)
+            drafts.apply(extent)
+            let size = kind == .truncation ? extent.offset : max(inode.size, extent.offset + extent.length)
+            if inode.links > 0 { usedBytes += size - inode.size }
+            inode.size = size
+            let time = row.integer(5)
+            if time > inode.changed {
+                inode.modified = time
+                inode.changed = time
+            }
+            save.size = inode.size
+            save.modified = inode.modified
+        }
+    }
+
+    private func recoverRemovals(_ orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)]) throws(RemfsError) {
+        for (inode, head, author) in orphaned {
+            guard let head else { continue }
+            remember(
+                Removal(
+                    memory: head.memory, head: head, path: path(of: inode), parent: 0, name: inode.name, author: author ?? Author(.user(uid: inode.uid)),
+                    origin: 0, due: 0, inode: inode.number))
+        }
+        var removed: [Removal] = []
+        try query { () throws(SQLiteError) in
+            let row = try writer.prepare("SELECT memory, path, version, author FROM removal")
+            while try row.step() {
+                let memory = row.integer(0)
+                let head = try loadHead(memory: memory, version: row.integer(2), created: 0)
+                let author = row.text(3).flatMap { Author(row: $0) } ?? Author(.user(uid: 0))
+                removed.append(
+                    Removal(
+                        memory: memory, head: head, path: row.text(1) ?? "", parent: 0, name: Array("\(memory)".utf8), author: author, origin: 0,
+                        due: 0, inode: 0))
+            }
+        }
+        for removal in removed { remember(removal) }
+    }
+
+    /// Deletes unlinked inodes that no kernel knows any more. `isHeld` answers for each.
+    func deleteOrphans(unless isHeld: (InodeNumber) -> Bool) throws(RemfsError) {
+        let awaited = Set(removals.values.map(\.inode))
+        let gone = orphans.filter { !awaited.contains($0) && !isHeld($0) }
+        guard !gone.isEmpty else { return }
+        try commit { () throws(SQLiteError) in
+            for number in gone {
+                guard let inode = inodes[number] else { continue }
+                if inode.isRegular, inode.ownsContent { try release(inode.content) }
+                for save in inode.drafts?.saves ?? [] {
+                    statements.deleteSave.bind(save.group << 20, at: 1)
+                    statements.deleteSave.bind((save.group + 1) << 20, at: 2)
+                    try statements.deleteSave.run()
+                }
+                statements.deleteInode.bind(number, at: 1)
+                try statements.deleteInode.run()
+                if hasExtendedAttributes { try deleteExtendedAttributes(of: number) }
+            }
+        }
+        for number in gone {
+            for save in inodes[number]?.drafts?.saves ?? [] { openGroups.remove(save.group) }
+            inodes[number] = nil
+            orphans.remove(number)
+            openSaves.remove(number)
+        }
+    }
+
+    func deleteExtendedAttributes(of number: InodeNumber) throws(SQLiteError) {
+        let row = try writer.prepare("DELETE FROM xattr WHERE inode = ?1")
+        row.bind(number, at: 1)
+        try row.run()
+    }
+
+    /// Directory times change in memory only; they are written when the store is quiet.
+    func writeDirectoryTimes() throws(RemfsError) {
+        let touched = touchedDirectories.compactMap { inodes[$0] }
+        guard !touched.isEmpty else { return }
+        try commit { () throws(SQLiteError) in
+            for directory in touched { try updateAttributes(of: directory, changed: directory.changed) }
+        }
+        touchedDirectories = []
+    }
+}

@@ -1,0 +1,396 @@
+import Glibc
+import SQLite
+
+/// Memories as the API sees them: found by ID, listed by path, changed one at a time.
+extension StoreState {
+    // MARK: Reading
+
+    func memory(_ inode: Inode) -> Memory? {
+        guard inode.isMemory, inode.links > 0, let head = inode.head else { return nil }
+        // Whoever was told of a file knows it: from now on it is not a temporary one.
+        inode.unsettledIn = 0
+        return Memory(
+            id: MemoryID(store: id, number: head.memory), store: id, version: VersionID(store: id, number: head.version),
+            path: path(of: inode), contentSHA256: head.digest?.hex ?? "", sizeInBytes: head.size,
+            created: Timestamp(microseconds: head.created), updated: Timestamp(microseconds: head.updated))
+    }
+
+    func memoryInode(_ memory: MemoryID) throws(RemfsError) -> Inode {
+        guard let number = memory.number(in: id), let place = memoryInodes[number], let inode = inodes[place], inode.head != nil,
+            inode.links > 0
+        else { throw RemfsError(.notFound, "memory \(memory) not found") }
+        return inode
+    }
+
+    /// The inode at an absolute path; nil where nothing is.
+    func find(_ path: String) -> Inode? {
+        var inode = root
+        for segment in path.utf8.split(separator: UInt8(ascii: "/")) {
+            guard let next = inode.directory?.find(Array(segment)) else { return nil }
+            inode = next
+        }
+        return inode
+    }
+
+    /// A page of memories below `prefix` (with a trailing `/`), in byte order of their paths.
+    func memories(under prefix: String, depth: Int, after: String?, limit: Int) -> [Inode.Listed] {
+        var found: [Inode.Listed] = []
+        guard let start = prefix == "/" ? root : find(String(prefix.dropLast())), start.isDirectory else { return [] }
+        let cursor = after.map { Array($0.utf8) }
+        collect(start, Array(prefix.utf8), depth: depth, after: cursor, limit: limit, &found)
+        return found
+    }
+
+    private func collect(
+        _ directory: Inode, _ prefix: [UInt8], depth: Int, after: [UInt8]?, limit: Int, _ found: inout [Inode.Listed]
+    ) {
+        // A directory sorts as its name with a trailing slash: that is how its memories' paths go on.
+        var keys: [(key: [UInt8], inode: Inode)] = []
+        for entry in directory.directory!.entries {
+            guard let inode = entry.inode else { continue }
+            if inode.isDirectory {
+                let key = entry.name + [UInt8(ascii: "/")]
+                if let after, !Self.mayFollow(prefix + key, after, isDirectory: true) { continue }
+                keys.append((key, inode))
+            } else if inode.isMemory, inode.head != nil, inode.isOldestName(entry.name, in: directory.number) {
+                if let after, !Self.mayFollow(prefix + entry.name, after, isDirectory: false) { continue }
+                keys.append((entry.name, inode))
+            }
+        }
+        keys.sort { $0.key.lexicographicallyPrecedes($1.key) }
+        for (key, inode) in keys {
+            if found.count >= limit { return }
+            guard inode.isDirectory else {
+                found.append(.memory(inode))
+                continue
+            }
+            if depth == 1 {
+                if let after, (prefix + key) == after { continue }
+                if holdsMemory(inode) { found.append(.prefix(String(decoding: prefix + key, as: UTF8.self))) }
+            } else {
+                collect(inode, prefix + key, depth: depth, after: after, limit: limit, &found)
+            }
+        }
+    }
+
+    /// Whether something at or below `path` may come after the cursor.
+    private static func mayFollow(_ path: [UInt8], _ cursor: [UInt8], isDirectory: Bool) -> Bool {
+        if isDirectory, cursor.starts(with: path) { return true }
+        return cursor.lexicographicallyPrecedes(path)
+    }
+
+    private func holdsMemory(_ directory: Inode) -> Bool { firstMemory(below: directory) != nil }
+
+    func firstMemory(below directory: Inode) -> Inode? {
+        for entry in directory.directory!.entries {
+            guard let inode = entry.inode else { continue }
+            if inode.isDirectory {
+                if let found = firstMemory(below: inode) { return found }
+            } else if inode.isMemory, inode.head != nil {
+                return inode
+            }
+        }
+        return nil
+    }
+
+    // MARK: Occupancy
+
+    /// Where a memory may be put: its directory so far, the directories to be implied, its name.
+    struct Vacancy {
+        let directory: Inode
+        let implied: [[UInt8]]
+        let name: [UInt8]
+        /// An empty directory that the memory replaces.
+        let replaced: Inode?
+    }
+
+    private func conflict(_ inode: Inode) -> RemfsError {
+        let path = path(of: inode)
+        guard let head = inode.head else { return RemfsError(.pathConflict, "\(path) is taken by something that is no memory") }
+        let memory = MemoryID(store: id, number: head.memory)
+        inode.unsettledIn = 0
+        return RemfsError(.pathConflict, "\(path) is occupied by \(memory)", conflict: .init(memory: memory, path: path))
+    }
+
+    /// The place for a memory at `path`, if nothing sits at it, above it or below it. `moving` is not in its own way.
+    func vacancy(_ path: MemoryPath, moving: Inode?) throws(RemfsError) -> Vacancy {
+        let segments = path.text.utf8.dropFirst().split(separator: UInt8(ascii: "/")).map { Array($0) }
+        var directory = root
+        for (place, segment) in segments.dropLast().enumerated() {
+            guard let next = directory.directory!.find(segment) else {
+                return Vacancy(directory: directory, implied: Array(segments[place..<(segments.count - 1)]), name: segments.last!, replaced: nil)
+            }
+            if !next.isDirectory {
+                guard next === moving, place <= segments.count - 2 else { throw conflict(next) }
+                // Moving /x to /x/y: the file's own name becomes a directory.
+                return Vacancy(directory: directory, implied: Array(segments[place..<(segments.count - 1)]), name: segments.last!, replaced: nil)
+            }
+            directory = next
+        }
+        guard let taken = directory.directory!.find(segments.last!) else {
+            return Vacancy(directory: directory, implied: [], name: segments.last!, replaced: nil)
+        }
+        guard taken.isDirectory else { throw conflict(taken) }
+        if let below = firstMemory(below: taken), below !== moving { throw conflict(below) }
+        guard isEmptyTree(taken, except: moving) else { throw conflict(taken) }
+        return Vacancy(directory: directory, implied: [], name: segments.last!, replaced: taken)
+    }
+
+    private func isEmptyTree(_ directory: Inode, except moving: Inode?) -> Bool {
+        directory.directory!.entries.allSatisfy { entry in
+            guard let inode = entry.inode, inode !== moving else { return true }
+            return inode.isDirectory && isEmptyTree(inode, except: moving)
+        }
+    }
+
+    // MARK: Changing
+
+    /// Everything an API change needs to be true of a file before it: no writer's save is cut in two by it.
+    func settleForAPI(_ inode: Inode) throws(RemfsError) {
+        closeSave(of: inode)
+        if inode.drafts != nil || inode.changedBy != nil { try seal([inode]) }
+    }
+
+    func create(
+        _ path: MemoryPath, _ content: [UInt8], by author: Author, memory: Int64? = nil, previous: Int64? = nil
+    ) throws(RemfsError) -> Inode {
+        try requireWritable()
+        guard content.count <= Self.contractBytes else { throw tooLarge(path, content.count) }
+        if let taken = find(path.text), taken.isRegular { try settleForAPI(taken) }
+        // What was removed at this path a moment ago stays removed.
+        try sealRemovals(all: true) { $0.path == path.text }
+        let vacancy = try vacancy(path, moving: nil)
+        try checkRoomForMemory()
+        if let quota = policy.maxBytes, usedBytes + Int64(content.count) > quota {
+            throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
+        }
+        try reserveNumbers(Int64(vacancy.implied.count) * 2 + 8)
+        let time = now()
+        let directories = newDirectories(vacancy, at: time)
+        let inode = Inode(
+            number: takeNumber(), mode: UInt32(S_IFREG) | 0o644, uid: geteuid(), gid: getegid(), rdev: 0, flags: [],
+            parent: directories.last?.number ?? vacancy.directory.number, name: vacancy.name, cookie: next, accessed: time, modified: time,
+            changed: time)
+        inode.cookie = takeNumber()
+        inode.size = Int64(content.count)
+        inode.sealedSize = inode.size
+        var outcome = SealOutcome(
+            plan: SealPlan(inode: inode, steps: [], movedBy: nil), content: .empty, size: inode.size, digest: nil, head: nil, ownsContent: false)
+        let chunks = newChunks(content, previous: [])
+        let memory = memory ?? takeNumber()
+        let number = takeNumber()
+        let began = versionTime()
+        let digest = Digest(of: content)
+        if let replaced = vacancy.replaced { try removeEmptyTree(replaced) }
+        var version: VersionRow?
+        try commit { () throws(SQLiteError) in
+            for directory in directories { try insert(directory, memory: nil, author: nil) }
+            outcome.content = try storeAll(chunks, for: inode, size: inode.size)
+            outcome.digest = digest
+            let row = VersionRow(
+                number: number, memory: memory, operation: previous == nil ? .created : .modified, path: path.text, size: inode.size,
+                digest: digest, content: outcome.content, began: began, author: author, base: nil, isStale: false, previous: previous)
+            try insert(row)
+            version = row
+            inode.content = outcome.content
+            inode.digest = digest
+            inode.head = MemoryHead(
+                memory: memory, version: number, created: began, updated: began, size: inode.size, digest: digest, content: outcome.content)
+            try insert(inode, memory: memory, author: nil)
+        }
+        var parent = vacancy.directory
+        for directory in directories {
+            attach(directory, to: parent, at: time)
+            parent = directory
+        }
+        attach(inode, to: parent, at: time)
+        regularFiles += 1
+        usedBytes += inode.size
+        memoryInodes[memory] = inode.number
+        if let version { lastVersion = max(lastVersion, version.number) }
+        return inode
+    }
+
+    private func tooLarge(_ path: MemoryPath, _ count: Int) -> RemfsError {
+        RemfsError(.tooLarge, "\(path) would have \(count) bytes: the API takes at most \(Self.contractBytes)")
+    }
+
+    private func newDirectories(_ vacancy: Vacancy, at time: Int64) -> [Inode] {
+        var directories: [Inode] = []
+        for name in vacancy.implied {
+            let directory = Inode(
+                number: takeNumber(), mode: UInt32(S_IFDIR) | 0o755, uid: geteuid(), gid: getegid(), rdev: 0, flags: .implicit,
+                parent: directories.last?.number ?? vacancy.directory.number, name: name, cookie: next, accessed: time, modified: time,
+                changed: time)
+            directory.cookie = takeNumber()
+            directories.append(directory)
+        }
+        return directories
+    }
+
+    private func removeEmptyTree(_ directory: Inode) throws(RemfsError) {
+        for entry in directory.directory!.entries {
+            if let child = entry.inode, child.isDirectory { try removeEmptyTree(child) }
+        }
+        guard let parent = inodes[directory.parent] else { return }
+        try remove(emptyDirectory: directory, from: parent)
+    }
+
+    /// Content in pieces of a chunk each, with numbers of their own.
+    private func newChunks(_ content: [UInt8], previous: [Int64]) -> [NewChunk] {
+        let group = takeNumber()
+        var chunks: [NewChunk] = []
+        var place = 0
+        while place < content.count {
+            let end = min(place + Int(Content.chunkSize), content.count)
+            let bytes = Array(content[place..<end])
+            let before = chunks.count < previous.count && previous[chunks.count] != 0 ? previous[chunks.count] : nil
+            chunks.append(
+                NewChunk(
+                    number: group << 20 | Int64(chunks.count), digest: Digest(of: bytes), size: bytes.count, bytes: bytes, previous: before,
+                    delta: nil, sequence: 1))
+            place = end
+        }
+        return chunks
+    }
+
+    private func storeAll(_ chunks: [NewChunk], for inode: Inode, size: Int64) throws(SQLiteError) -> Content {
+        var list: [Int64] = []
+        for var chunk in chunks {
+            if let previous = chunk.previous { chunk.sequence = (try chunkRow(previous)?.sequence ?? 0) + 1 }
+            let number = try store(chunk, for: inode.number)
+            list.append(number)
+            if number == chunk.number, !DeltaChain.steps(endingAt: chunk.sequence).isEmpty { deltaCandidates.append(number) }
+        }
+        return Content(list, size: size)
+    }
+
+    /// An API update: content, path or both, as one version; nil where nothing would change.
+    func update(_ inode: Inode, content: [UInt8]?, path: MemoryPath?, by author: Author) throws(RemfsError) {
+        try requireWritable()
+        guard let head = inode.head else { throw RemfsError(.notFound, "the memory is gone") }
+        let oldPath = self.path(of: inode)
+        let newPath = path.flatMap { $0.text == oldPath ? nil : $0 }
+        if let content {
+            guard content.count <= Self.contractBytes else { throw RemfsError(.tooLarge, "\(oldPath) would have \(content.count) bytes: the API takes at most \(Self.contractBytes)") }
+            if let quota = policy.maxBytes, usedBytes + Int64(content.count) - inode.size > max(quota, usedBytes) {
+                throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
+            }
+        }
+        let vacancy = if let newPath { try self.vacancy(newPath, moving: inode) } else { nil as Vacancy? }
+        if let newPath { try sealRemovals(all: true) { $0.path == newPath.text } }
+        try reserveNumbers(Int64(vacancy?.implied.count ?? 0) * 2 + 8)
+        let time = now()
+        let oldParent = inodes[inode.parent]!
+        let oldName = inode.name
+        if let replaced = vacancy?.replaced, vacancy != nil, isEmptyTree(replaced, except: nil) { try removeEmptyTree(replaced) }
+        let directories = vacancy.map { newDirectories($0, at: time) } ?? []
+        let cookie = takeNumber()
+        let chunks = content.map { newChunks($0, previous: head.content.chunks) }
+        let number = takeNumber()
+        let began = versionTime()
+        let size = content.map { Int64($0.count) } ?? head.size
+        let digest = content.map { Digest(of: $0) } ?? head.digest
+        var newHead = head
+        try commit { () throws(SQLiteError) in
+            for directory in directories { try insert(directory, memory: nil, author: nil) }
+            var stored = head.content
+            if let chunks {
+                stored = try storeAll(chunks, for: inode, size: size)
+            } else {
+                for chunk in stored.chunks where chunk != 0 {
+                    statements.addReference.bind(chunk, at: 1)
+                    try statements.addReference.run()
+                }
+            }
+            let version = VersionRow(
+                number: number, memory: head.memory, operation: .modified, path: newPath?.text ?? oldPath, size: size, digest: digest,
+                content: stored, began: began, author: author, base: nil, isStale: false, previous: head.version)
+            try insert(version)
+            newHead = MemoryHead(
+                memory: head.memory, version: number, created: head.created, updated: began, size: size, digest: digest, content: stored)
+            if let vacancy {
+                let row = statements.moveInode
+                row.bind(inode.number, at: 1)
+                row.bind(directories.last?.number ?? vacancy.directory.number, at: 2)
+                row.bind(text: vacancy.name, at: 3)
+                row.bind(cookie, at: 4)
+                row.bind(time, at: 5)
+                row.bind(inode.flags.rawValue, at: 6)
+                row.bind(nil as String?, at: 7)
+                row.bind(head.memory, at: 8)
+                row.bind(number, at: 9)
+                row.bind(head.created, at: 10)
+                row.bind(began, at: 11)
+                try row.run()
+            }
+            let outcome = SealOutcome(
+                plan: SealPlan(inode: inode, steps: [], movedBy: nil), content: stored, size: size, digest: digest, head: newHead,
+                ownsContent: false)
+            try writeInode(inode, outcome, author: nil)
+        }
+        lastVersion = max(lastVersion, number)
+        if content != nil {
+            usedBytes += size - inode.size
+            invalidate(.bytes(inode.number, offset: 0, length: 0))
+            inode.modified = time
+        }
+        inode.content = newHead.content
+        inode.size = size
+        inode.sealedSize = size
+        inode.digest = digest
+        inode.head = newHead
+        inode.ownsContent = false
+        inode.changed = time
+        inode.unsettledIn = 0
+        guard let vacancy else { return }
+        oldParent.directory!.remove(oldName)
+        touch(oldParent, at: time)
+        invalidate(.name(oldName, in: oldParent.number))
+        var parent = vacancy.directory
+        for directory in directories {
+            attach(directory, to: parent, at: time)
+            parent = directory
+        }
+        inode.parent = parent.number
+        inode.name = vacancy.name
+        inode.cookie = cookie
+        parent.directory!.add(inode.name, cookie: cookie, inode)
+        touch(parent, at: time)
+        invalidate(.name(inode.name, in: parent.number))
+        invalidate(.attributes(inode.number))
+        removeImplicitDirectories(from: oldParent)
+    }
+
+    /// Deletes a memory for the API: its version says so at once.
+    func delete(_ inode: Inode, by author: Author) throws(RemfsError) {
+        // Archived stores still let memories go.
+        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        if policy.access == .readOnly, !isArchived { throw RemfsError(.readOnly, "\(label) is read-only") }
+        guard let head = inode.head, let parent = inodes[inode.parent] else { throw RemfsError(.notFound, "the memory is gone") }
+        try reserveNumbers(4)
+        let time = now()
+        let name = inode.name
+        let version = VersionRow(
+            number: takeNumber(), memory: head.memory, operation: .deleted, path: path(of: inode), size: nil, digest: nil, content: .empty,
+            began: versionTime(), author: author, base: nil, isStale: false, previous: head.version)
+        let hasOtherNames = inode.links > 1
+        try commit { () throws(SQLiteError) in
+            try insert(version)
+            try dropName(name, of: inode, in: parent, by: hasOtherNames ? author : nil, keepsMemory: false, at: time)
+        }
+        memoryInodes[head.memory] = nil
+        inode.head = nil
+        lastVersion = max(lastVersion, version.number)
+        didDropName(name, of: inode, in: parent, by: hasOtherNames ? author : nil, origin: 0, at: time)
+        removeImplicitDirectories(from: parent)
+    }
+}
+
+extension Inode {
+    /// One row of a listing, before it is shown.
+    enum Listed {
+        case memory(Inode)
+        case prefix(String)
+    }
+}

@@ -1,0 +1,181 @@
+import Glibc
+import SQLite
+
+/// The store's rules about names and limits, for every front end.
+extension StoreState {
+    /// Names that may appear: valid UTF-8 without control characters, `/` or NUL, at most 255 bytes (1,023 for the API).
+    func check(_ name: [UInt8], in parent: Inode, maximumBytes: Int = 255) throws(RemfsError) {
+        guard !name.isEmpty else { throw RemfsError(.invalidArgument, "a name cannot be empty") }
+        guard name.count <= maximumBytes else { throw RemfsError(.nameTooLong, "a name has \(name.count) bytes: at most \(maximumBytes)") }
+        if name == [0x2e] || name == [0x2e, 0x2e] { throw RemfsError(.pathConflict, ". and .. exist everywhere") }
+        var ascii = true
+        for byte in name {
+            if byte < 0x20 || byte == 0x7f || byte == UInt8(ascii: "/") {
+                throw RemfsError(.invalidArgument, "a name cannot hold control characters or /")
+            }
+            if byte >= 0x80 { ascii = false }
+        }
+        if !ascii {
+            guard let text = String(validating: name, as: UTF8.self) else { throw RemfsError(.nameNotUTF8, "a name is not UTF-8") }
+            for scalar in text.unicodeScalars where scalar.properties.generalCategory == .control {
+                throw RemfsError(.invalidArgument, "a name cannot hold control characters")
+            }
+        }
+        if parent.number == 1, name == Array(".remfs".utf8) { throw RemfsError(.pathConflict, "/.remfs is reserved") }
+        if policy.contract {
+            // The contract's own rules, which also speak of the whole path.
+            _ = try MemoryPath(path(name, in: parent))
+        }
+    }
+
+    /// Whether what is born under this name in a mount is a working file without versions.
+    func isUnversioned(_ name: [UInt8], in parent: Inode, isDirectory: Bool) -> Bool {
+        if parent.flags.contains(.unversioned) { return true }
+        if isDirectory { return unversionedNames.coversDirectory(name) }
+        return unversionedNames.covers(name) { directoryPath(parent.number) + name }
+    }
+
+    func checkRoomForMemory() throws(RemfsError) {
+        guard Int64(regularFiles) < policy.maxMemories else {
+            throw RemfsError(.storeFull, "\(label) holds its \(policy.maxMemories) memories")
+        }
+    }
+
+    /// Whether a file may have this size, and the store the bytes that it grows by.
+    func checkSize(_ size: Int64, of inode: Inode) throws(RemfsError) {
+        guard size > inode.size else { return }
+        let most = inode.isMemory ? (policy.contract ? min(policy.maxBytesPerMemory, Self.contractBytes) : policy.maxBytesPerMemory) : Self.maximumFile
+        guard size <= most else { throw RemfsError(.tooLarge, "\(path(of: inode)) would have \(size) bytes: at most \(most)") }
+        if let quota = policy.maxBytes, usedBytes + size - inode.size > quota {
+            throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
+        }
+    }
+
+    /// "100 kB" of the contract (`api.md` 2).
+    static let contractBytes: Int64 = 102_400
+
+    /// Of a working file, such as a pack in .git: what a chunk list in memory may reasonably cost (2 MB).
+    static let maximumFile: Int64 = 16 << 30
+}
+
+/// Memories whose path was given up a moment ago.
+extension StoreState {
+    /// The removed memory that a regular file born at this name continues.
+    func removal(at parent: InodeNumber, _ name: [UInt8], by caller: Caller) -> Removal? {
+        guard let memory = removalAt[Place(parent: parent, name: name)], let removal = removals[memory] else { return nil }
+        guard removal.origin == caller.origin.number, removal.due > Self.monotonic() else { return nil }
+        return removal
+    }
+
+    func remember(_ removal: Removal) {
+        memoryInodes[removal.memory] = nil
+        let place = Place(parent: removal.parent, name: removal.name)
+        removals[removal.memory] = removal
+        removalAt[place] = removal.memory
+    }
+
+    func removeFromMemory(_ removal: Removal) {
+        removals[removal.memory] = nil
+        let place = Place(parent: removal.parent, name: removal.name)
+        if removalAt[place] == removal.memory { removalAt[place] = nil }
+    }
+
+    func insertRemoval(_ head: MemoryHead, path: String, author: Author) throws(SQLiteError) {
+        let row = try writer.prepare("INSERT INTO removal (memory, path, version, author) VALUES (?1, ?2, ?3, ?4)")
+        row.bind(head.memory, at: 1)
+        row.bind(path, at: 2)
+        row.bind(head.version, at: 3)
+        row.bind(author.row, at: 4)
+        try row.run()
+    }
+
+    /// Takes the mark of a removal out of the database: its memory goes on, or its version says that it ended.
+    func forgetRemoval(_ removal: Removal) throws(SQLiteError) {
+        if removal.inode == 0 {
+            let row = try writer.prepare("DELETE FROM removal WHERE memory = ?1")
+            row.bind(removal.memory, at: 1)
+            try row.run()
+        } else {
+            let row = try writer.prepare("UPDATE inode SET memory = NULL, version = NULL, version_created = NULL, author = NULL WHERE number = ?1")
+            row.bind(removal.inode, at: 1)
+            try row.run()
+        }
+    }
+
+    /// Writes the `deleted` versions of removals that are due (`all`: of every one), oldest first.
+    func sealRemovals(all: Bool, where condition: (Removal) -> Bool = { _ in true }) throws(RemfsError) {
+        let time = Self.monotonic()
+        let due = removals.values.filter { (all || $0.due <= time) && condition($0) }.sorted { $0.due < $1.due }
+        guard !due.isEmpty else { return }
+        try reserveNumbers(Int64(due.count))
+        var versions: [VersionRow] = []
+        for removal in due {
+            // A memory that was never sealed was never there for anyone.
+            guard let head = removal.head else { continue }
+            versions.append(
+                VersionRow(
+                    number: takeNumber(), memory: removal.memory, operation: .deleted, path: removal.path, size: nil, digest: nil,
+                    content: .empty, began: versionTime(), author: removal.author, base: nil, isStale: false, previous: head.version))
+        }
+        try commit { () throws(SQLiteError) in
+            for removal in due { try forgetRemoval(removal) }
+            for version in versions { try insert(version) }
+        }
+        for removal in due { removeFromMemory(removal) }
+        for version in versions { didInsert(version) }
+    }
+}
+
+/// Directories whose names turn versioning on or off for what is below.
+extension StoreState {
+    /// After a directory moved: files below it become memories, or stop being such.
+    func reviseVersioning(below directory: Inode, by author: Author) throws(RemfsError) {
+        for entry in directory.directory!.entries {
+            guard let child = entry.inode, child.isDirectory || child.isOldestName(entry.name, in: directory.number) else { continue }
+            let unversioned =
+                child.isRegular || child.isDirectory ? isUnversioned(entry.name, in: directory, isDirectory: child.isDirectory) : false
+            if unversioned != child.flags.contains(.unversioned) {
+                try setVersioning(of: child, unversioned: unversioned, in: directory, by: author)
+            }
+            if child.isDirectory { try reviseVersioning(below: child, by: author) }
+        }
+    }
+
+    private func setVersioning(of inode: Inode, unversioned: Bool, in directory: Inode, by author: Author) throws(RemfsError) {
+        var flags = inode.flags
+        if unversioned { flags.insert(.unversioned) } else { flags.remove(.unversioned) }
+        let given = unversioned ? inode.head : nil
+        let path = path(of: inode)
+        try commit { () throws(SQLiteError) in
+            if let given {
+                try insertRemoval(given, path: path, author: author)
+                for chunk in inode.content.chunks where chunk != 0 {
+                    statements.addReference.bind(chunk, at: 1)
+                    try statements.addReference.run()
+                }
+            }
+            let row = statements.moveInode
+            row.bind(inode.number, at: 1)
+            row.bind(inode.parent, at: 2)
+            row.bind(text: inode.name, at: 3)
+            row.bind(inode.cookie, at: 4)
+            row.bind(inode.changed, at: 5)
+            row.bind(flags.rawValue, at: 6)
+            row.bind(inode.isRegular && !unversioned ? author.row : nil, at: 7)
+            for place in Int32(8)...11 { row.bind(nil as Int64?, at: place) }
+            try row.run()
+        }
+        inode.flags = flags
+        guard inode.isRegular else { return }
+        if let given {
+            remember(
+                Removal(
+                    memory: given.memory, head: given, path: path, parent: inode.parent, name: inode.name, author: author, origin: 0, due: 0,
+                    inode: 0))
+            inode.ownsContent = true
+        }
+        inode.head = nil
+        inode.changedBy = unversioned ? nil : author
+        if !unversioned { enqueueSeal(inode) }
+    }
+}

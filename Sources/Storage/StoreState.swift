@@ -1,0 +1,298 @@
+import Glibc
+import SQLite
+
+/// A memory whose path was given up a moment ago. A file born there in the same mount within two seconds continues it.
+struct Removal {
+    let memory: Int64
+    let head: MemoryHead?
+    let path: String
+    let parent: InodeNumber
+    let name: [UInt8]
+    let author: Author
+    let origin: Int
+    /// Monotonic, ns: when it is sealed as deleted.
+    let due: Int64
+    /// The unlinked inode that carries it in the database; 0: a row of `removal`.
+    let inode: InodeNumber
+
+    static let patience: Int64 = 2_000_000_000
+}
+
+/// An open store: its tree in memory and the connection that writes it. All of it is guarded by the lock of `MemoryStore`.
+///
+/// Each change goes the same way: check against the tree and the policy, one transaction, then the tree. A transaction that fails
+/// leaves the tree as it was.
+final class StoreState {
+    let id: StoreID
+    let writer: Connection
+    let statements: Statements
+    /// For messages: `store "team-notes"`.
+    var label: String
+    var policy: Policy
+    var isArchived: Bool
+    var isDeleted = false
+    var unversionedNames: UnversionedNames
+
+    var inodes: [InodeNumber: Inode] = [:]
+    var root: Inode
+    /// Unlinked inodes that some kernel may still have open.
+    var orphans: Set<InodeNumber> = []
+    var removals: [Int64: Removal] = [:]
+    var removalAt: [Place: Int64] = [:]
+    /// Memories and their inodes, for what is asked for by ID.
+    var memoryInodes: [Int64: InodeNumber] = [:]
+    /// Content bytes of all regular files that have a name, drafts included.
+    var usedBytes: Int64 = 0
+    var regularFiles = 0
+
+    struct Place: Hashable {
+        let parent: InodeNumber
+        let name: [UInt8]
+    }
+
+    /// Rises by one for each inode, cookie, save, memory and version; `reserved` is what the file promises to be above all of them.
+    private(set) var next: Int64
+    private var reserved: Int64
+    /// Groups of saves that are not sealed.
+    var openGroups: Set<Int64> = []
+    var lastVersionTime: Int64
+    /// The newest version's number, for those who follow the log.
+    var lastVersion: Int64
+    private var clock: Int64 = 0
+
+    var origins: [Int: Origin] = [:]
+    /// Invalidations of the change that is being made, posted once it is committed.
+    private var pendingInvalidations: [Invalidation] = []
+
+    /// Inodes with closed saves or a change of name that no version tells yet, in order.
+    var sealQueue: [InodeNumber] = []
+    var queued: Set<InodeNumber> = []
+    /// Inodes with a save that is still open.
+    var openSaves: Set<InodeNumber> = []
+    /// Directories whose times changed in memory only.
+    var touchedDirectories: Set<InodeNumber> = []
+    /// Implied directories that lost their last name.
+    var emptiedDirectories: Set<InodeNumber> = []
+    /// Transactions and bytes since the last checkpoint: when the next one is due.
+    var uncheckpointed = 0
+    /// Chunks that could become deltas now that a newer one exists: found while sealing, encoded in quiet times.
+    var deltaCandidates: [Int64] = []
+    /// Whether any inode may have extended attributes: most stores never see one.
+    var hasExtendedAttributes = false
+    /// Monotonic, ns: the last request that changed something.
+    var lastActivity: Int64 = 0
+    /// Monotonic, ns: since when a seal waits for quiet; 0: none does.
+    var sealWaitsSince: Int64 = 0
+
+    init(id: StoreID, label: String, policy: Policy, isArchived: Bool, writer: Connection) throws(RemfsError) {
+        self.id = id
+        self.label = label
+        self.policy = policy
+        self.isArchived = isArchived
+        self.writer = writer
+        unversionedNames = UnversionedNames(policy.unversioned)
+        root = Inode(
+            number: 1, mode: UInt32(S_IFDIR) | 0o755, uid: 0, gid: 0, rdev: 0, flags: [], parent: 0, name: [], cookie: 0, accessed: 0,
+            modified: 0, changed: 0)
+        do {
+            statements = try Statements(writer)
+            next = try writer.integer("SELECT value FROM property WHERE name = 'next'") ?? 2
+            lastVersionTime = try writer.integer("SELECT max(began) FROM version WHERE number = (SELECT max(number) FROM version)") ?? 0
+            lastVersion = try writer.integer("SELECT max(number) FROM version") ?? 0
+        } catch {
+            throw RemfsError(error, in: label)
+        }
+        reserved = next
+    }
+
+    // MARK: Time and numbers
+
+    /// Wall-clock time in ns that never runs backwards within the process.
+    func now() -> Int64 {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_REALTIME, &time)
+        clock = max(clock, Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
+        return clock
+    }
+
+    static func monotonic() -> Int64 {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+        return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
+    }
+
+    /// The time of a new version in us: the later of now and the last version's plus one.
+    func versionTime() -> Int64 {
+        lastVersionTime = max(now() / 1_000, lastVersionTime + 1)
+        return lastVersionTime
+    }
+
+    /// How many numbers are promised in the file at a time: one more dirty page in a thousand changes.
+    private static let block: Int64 = 4_096
+
+    /// Makes sure that the next `count` numbers are promised. Called before a transaction, never within.
+    func reserveNumbers(_ count: Int64) throws(RemfsError) {
+        guard next + count > reserved else { return }
+        let promise = next + max(count, Self.block)
+        try commit { () throws(SQLiteError) in
+            statements.setProperty.bind("next", at: 1)
+            statements.setProperty.bind(promise, at: 2)
+            try statements.setProperty.run()
+        }
+        reserved = promise
+    }
+
+    func takeNumber() -> Int64 {
+        defer { next += 1 }
+        return next
+    }
+
+    /// The smallest save group that may have unsealed extents: where recovery starts to look.
+    var openFrom: Int64 { openGroups.min() ?? next }
+
+    // MARK: Transactions
+
+    /// Runs SQL as one transaction: all of it is in the WAL when this returns, or none.
+    func commit(_ body: () throws(SQLiteError) -> Void) throws(RemfsError) {
+        do throws(SQLiteError) {
+            try statements.begin.run()
+            do throws(SQLiteError) {
+                try body()
+                try statements.commit.run()
+                uncheckpointed += 1
+            } catch {
+                // SQLite has rolled back by itself where it had to (disk full, I/O error).
+                if writer.isInTransaction { try statements.rollback.run() }
+                throw error
+            }
+        } catch {
+            throw RemfsError(error, in: label)
+        }
+    }
+
+    /// Runs SQL that only reads.
+    func query<Result>(_ body: () throws(SQLiteError) -> Result) throws(RemfsError) -> Result {
+        do throws(SQLiteError) { return try body() } catch { throw RemfsError(error, in: label) }
+    }
+
+    // MARK: Finding
+
+    func inode(_ number: InodeNumber) throws(RemfsError) -> Inode {
+        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        guard let inode = inodes[number] else { throw RemfsError(.stale, "\(label) has no inode \(number)") }
+        return inode
+    }
+
+    func directory(_ number: InodeNumber) throws(RemfsError) -> Inode {
+        let inode = try inode(number)
+        guard inode.isDirectory else { throw RemfsError(.notADirectory, "\(path(of: inode)) is not a directory") }
+        return inode
+    }
+
+    /// The path of a directory, ending with `/`.
+    func directoryPath(_ number: InodeNumber) -> [UInt8] {
+        guard number != 1, let inode = inodes[number] else { return [UInt8(ascii: "/")] }
+        return directoryPath(inode.parent) + inode.name + [UInt8(ascii: "/")]
+    }
+
+    /// The path by which a memory is known: of its oldest name; for an unlinked inode the one it had.
+    func path(of inode: Inode) -> String {
+        if inode.number == 1 { return "/" }
+        if inode.parent == 0 { return String(decoding: inode.name, as: UTF8.self) }
+        return String(decoding: directoryPath(inode.parent) + inode.name, as: UTF8.self)
+    }
+
+    func path(_ name: [UInt8], in parent: Inode) -> String {
+        String(decoding: directoryPath(parent.number) + name, as: UTF8.self)
+    }
+
+    // MARK: Telling the mounts
+
+    func invalidate(_ invalidation: Invalidation) {
+        // One mount and no other: nobody to tell, unless the API makes the change.
+        if !origins.isEmpty { pendingInvalidations.append(invalidation) }
+    }
+
+    /// Posts what was noted to every mount but the one that made the change itself (`except`; 0: all).
+    func postInvalidations(except number: Int) {
+        guard !pendingInvalidations.isEmpty else { return }
+        for (other, origin) in origins where other != number { origin.post(pendingInvalidations) }
+        pendingInvalidations.removeAll(keepingCapacity: true)
+    }
+
+    func dropInvalidations() { pendingInvalidations.removeAll(keepingCapacity: true) }
+
+    // MARK: Rules
+
+    /// Whether the store may be changed at all. Mounts and attachments add their own.
+    func requireWritable() throws(RemfsError) {
+        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        if isArchived { throw RemfsError(.readOnly, "\(label) is archived") }
+        if policy.access == .readOnly { throw RemfsError(.readOnly, "\(label) is read-only") }
+    }
+}
+
+/// The statements of the write path, prepared once for each store. SQL that runs seldom stands where it is used.
+final class Statements {
+    let begin, commit, rollback: Statement
+    let setProperty: Statement
+    let insertInode, updateAttributes, moveInode, moveHead, unlinkInode, settleInode, deleteInode: Statement
+    let insertExtent, deleteExtent, deleteSave, extentBytes, replaceExtent: Statement
+    let findChunk, insertChunk, addReference, dropReference, chunk, recodeChunk, deleteChunk, dependents: Statement
+    let insertVersion, endVersion, versionContent: Statement
+
+    init(_ writer: Connection) throws(SQLiteError) {
+        begin = try writer.prepare("BEGIN IMMEDIATE")
+        commit = try writer.prepare("COMMIT")
+        rollback = try writer.prepare("ROLLBACK")
+        setProperty = try writer.prepare("INSERT INTO property (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2")
+        insertInode = try writer.prepare(
+            """
+            INSERT INTO inode (number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content,
+                digest, memory, version, memory_created, version_created, author)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+            """)
+        updateAttributes = try writer.prepare(
+            "UPDATE inode SET mode = ?2, uid = ?3, gid = ?4, accessed = ?5, modified = ?6, changed = ?7 WHERE number = ?1")
+        moveInode = try writer.prepare(
+            """
+            UPDATE inode SET parent = ?2, name = ?3, cookie = ?4, changed = ?5, flags = ?6, author = ?7, memory = ?8, version = ?9,
+                memory_created = ?10, version_created = ?11 WHERE number = ?1
+            """)
+        moveHead = try writer.prepare("UPDATE inode SET version = ?2, version_created = ?3 WHERE number = ?1")
+        unlinkInode = try writer.prepare("UPDATE inode SET parent = NULL, name = ?2, changed = ?3, author = ?4, memory = ?5 WHERE number = ?1")
+        settleInode = try writer.prepare(
+            """
+            UPDATE inode SET size = ?2, modified = ?3, changed = ?4, content = ?5, digest = ?6, memory = ?7, version = ?8,
+                memory_created = ?9, version_created = ?10, author = ?11, accessed = ?12, flags = ?13 WHERE number = ?1
+            """)
+        deleteInode = try writer.prepare("DELETE FROM inode WHERE number = ?1")
+        insertExtent = try writer.prepare(
+            "INSERT INTO extent (number, inode, kind, start, length, modified, author, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
+        deleteExtent = try writer.prepare("DELETE FROM extent WHERE number = ?1")
+        deleteSave = try writer.prepare(
+            "DELETE FROM extent WHERE number >= ?1 AND number < ?2 AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.number = extent.number)")
+        extentBytes = try writer.prepare("SELECT bytes FROM extent WHERE number = ?1")
+        replaceExtent = try writer.prepare("UPDATE extent SET bytes = ?2 WHERE number = ?1")
+        findChunk = try writer.prepare("SELECT number, encoding FROM chunk WHERE key = ?1 AND digest = ?2 AND size = ?3")
+        insertChunk = try writer.prepare(
+            """
+            INSERT INTO chunk (number, key, digest, size, encoding, base, refs, sequence, previous)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8)
+            """)
+        addReference = try writer.prepare("UPDATE chunk SET refs = refs + 1 WHERE number = ?1")
+        dropReference = try writer.prepare("UPDATE chunk SET refs = refs - 1 WHERE number = ?1 RETURNING refs")
+        chunk = try writer.prepare("SELECT digest, size, encoding, base, refs, sequence, previous FROM chunk WHERE number = ?1")
+        recodeChunk = try writer.prepare("UPDATE chunk SET encoding = ?2, base = ?3 WHERE number = ?1")
+        deleteChunk = try writer.prepare("DELETE FROM chunk WHERE number = ?1")
+        dependents = try writer.prepare("SELECT number FROM chunk WHERE base = ?1")
+        insertVersion = try writer.prepare(
+            """
+            INSERT INTO version (number, memory, operation, directory, name, size, digest, content, began, actor, uid, pid, command,
+                base, stale)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+            """)
+        endVersion = try writer.prepare("UPDATE version SET ended = ?2 WHERE number = ?1")
+        versionContent = try writer.prepare("SELECT content, size FROM version WHERE number = ?1")
+    }
+}

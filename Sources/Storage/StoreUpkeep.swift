@@ -1,0 +1,200 @@
+import Glibc
+import Logging
+import Threads
+
+/// The threads that keep stores up: one seals, one checkpoints and tidies. They sleep until there is something to do.
+final class Upkeep: Sendable {
+    private struct State {
+        /// When each store is to be looked at (monotonic, ns).
+        var due: [StoreID: Int64] = [:]
+        /// Stores that changed since they were last tidied, and when they last did.
+        var untidy: [StoreID: Int64] = [:]
+        var isStopping = false
+    }
+    private let state = Mutex(State())
+    private let sealing = Condition()
+    private let tidying = Condition()
+    private let logger: Logger
+    private let threads = Mutex<[Threads.Thread]>([])
+
+    init(logger: Logger) { self.logger = logger }
+
+    func start(_ pool: StorePool) {
+        threads.withLock {
+            $0 = [
+                Thread("remfs-seal") { [weak pool] in if let pool { self.seal(pool) } },
+                Thread("remfs-tidy") { [weak pool] in if let pool { self.tidy(pool) } },
+            ]
+        }
+    }
+
+    func stop() {
+        state.withLock { $0.isStopping = true }
+        sealing.broadcast()
+        tidying.broadcast()
+        for thread in threads.withLock({ $0 }) { thread.join() }
+    }
+
+    /// Has a store looked at in 3 ms: called after each change that leaves something to do.
+    func schedule(_ id: StoreID) {
+        let time = StoreState.monotonic()
+        let isNew = state.withLock { state in
+            state.untidy[id] = time
+            let due = time + 3_000_000
+            guard state.due[id].map({ $0 > due + 1_000_000 }) ?? true else { return false }
+            state.due[id] = due
+            return true
+        }
+        if isNew { sealing.signal() }
+    }
+
+    private func seal(_ pool: StorePool) {
+        while true {
+            let next = state.withLock { state in state.isStopping ? nil : state.due.values.min() ?? .max }
+            guard let next else { return }
+            let time = StoreState.monotonic()
+            if next > time {
+                let wait = next == .max ? Duration.seconds(3_600) : .nanoseconds(next - time)
+                state.wait(on: sealing, atMost: wait, until: { $0.isStopping || ($0.due.values.min() ?? .max) < next }) { _, _ in }
+                continue
+            }
+            let due = state.withLock { state in
+                let due = state.due.filter { $0.value <= time }.map(\.key)
+                for id in due { state.due[id] = nil }
+                return due
+            }
+            for id in due {
+                guard let store = pool.openStore(id) else { continue }
+                do {
+                    guard let again = try store.maintain() else { continue }
+                    state.withLock { $0.due[id] = min($0.due[id] ?? .max, again) }
+                } catch {
+                    // Nothing is lost: drafts stay drafts. A full disk may have room again in a while.
+                    logger.error("cannot seal", metadata: ["store": "\(id)", "error": "\(error)"])
+                    state.withLock { $0.due[id] = time + 1_000_000_000 }
+                }
+            }
+        }
+    }
+
+    /// Once a second: moves WALs that have grown into their databases, and tidies stores that have been quiet for two.
+    private func tidy(_ pool: StorePool) {
+        while true {
+            let isStopping = state.wait(on: tidying, atMost: .seconds(1), until: { $0.isStopping }) { _, stopping in stopping }
+            if isStopping { return }
+            let time = StoreState.monotonic()
+            for (id, changed) in state.withLock({ $0.untidy }) {
+                guard let store = pool.openStore(id) else {
+                    state.withLock { $0.untidy[id] = nil }
+                    continue
+                }
+                do {
+                    if time - changed > 2_000_000_000 {
+                        let more = try store.tidy()
+                        if !more { state.withLock { if $0.untidy[id] == changed { $0.untidy[id] = nil } } }
+                    } else if store.state.withLock({ $0.uncheckpointed }) > 1_000 {
+                        try store.checkpoint(emptying: false)
+                    }
+                } catch {
+                    logger.error("cannot tidy", metadata: ["store": "\(id)", "error": "\(error)"])
+                }
+            }
+            pool.closeIdle()
+        }
+    }
+}
+
+/// Answers fsyncs: those that arrive while a sync of a store runs are answered by the next one together.
+final class Syncer: Sendable {
+    private struct State {
+        var waiting: [(store: MemoryStore, done: @Sendable (RemfsError?) -> Void)] = []
+        var isStopping = false
+    }
+    private let state = Mutex(State())
+    private let arrived = Condition()
+    private let thread = Mutex<Threads.Thread?>(nil)
+
+    init() {
+        let thread = Thread("remfs-sync") { [self] in run() }
+        self.thread.withLock { $0 = thread }
+    }
+
+    func synchronize(_ store: MemoryStore, _ done: @escaping @Sendable (RemfsError?) -> Void) {
+        state.withLock { $0.waiting.append((store, done)) }
+        arrived.signal()
+    }
+
+    private func run() {
+        while true {
+            let batch = state.wait(on: arrived, until: { $0.isStopping || !$0.waiting.isEmpty }) { state in
+                defer { state.waiting = [] }
+                return state.waiting
+            }
+            if batch.isEmpty { return }
+            var outcomes: [StoreID: RemfsError?] = [:]
+            for (store, done) in batch {
+                if outcomes[store.id] == nil {
+                    do throws(RemfsError) {
+                        try store.synchronizeNow()
+                        outcomes[store.id] = .some(nil)
+                    } catch {
+                        outcomes[store.id] = error
+                    }
+                }
+                done(outcomes[store.id] ?? nil)
+            }
+        }
+    }
+
+    func stop() {
+        state.withLock { $0.isStopping = true }
+        arrived.broadcast()
+        thread.withLock { $0 }?.join()
+    }
+}
+
+/// A few threads that may block, for work that asynchronous code hands over.
+final class WorkerPool: Sendable {
+    private struct State {
+        var work: [@Sendable () -> Void] = []
+        var first = 0
+        var isStopping = false
+    }
+    private let state = Mutex(State())
+    private let arrived = Condition()
+    private let threads = Mutex<[Threads.Thread]>([])
+
+    init(count: Int) {
+        let threads = (0..<count).map { number in Thread("remfs-store-\(number)") { [self] in run() } }
+        self.threads.withLock { $0 = threads }
+    }
+
+    func submit(_ work: @escaping @Sendable () -> Void) {
+        state.withLock { $0.work.append(work) }
+        arrived.signal()
+    }
+
+    private func run() {
+        while true {
+            let work = state.wait(on: arrived, until: { $0.isStopping || $0.first < $0.work.count }) { state -> (@Sendable () -> Void)? in
+                guard state.first < state.work.count else { return nil }
+                defer {
+                    state.first += 1
+                    if state.first == state.work.count {
+                        state.work.removeAll(keepingCapacity: true)
+                        state.first = 0
+                    }
+                }
+                return state.work[state.first]
+            }
+            guard let work else { return }
+            work()
+        }
+    }
+
+    func stop() {
+        state.withLock { $0.isStopping = true }
+        arrived.broadcast()
+        for thread in threads.withLock({ $0 }) { thread.join() }
+    }
+}
