@@ -19,14 +19,14 @@ struct StatusRoutes: Sendable {
     }
 
     func status(_ request: Request, _ context: ControlContext) async throws -> Wire.Status {
-        let numbers = stores.statistics()
+        let numbers = try await stores.run { () throws(RemfsError) in try stores.statistics() }
         return Wire.Status(
             version: configuration.version, pid: getpid(), startedAt: started.rfc3339, stateDirectory: configuration.stateDirectory,
             stores: numbers.stores, openStores: numbers.open, mounts: mounts.mounts().count)
     }
 
     func exposition(_ request: Request, _ context: ControlContext) async throws -> Response {
-        let numbers = stores.statistics()
+        let numbers = try await stores.run { () throws(RemfsError) in try stores.statistics() }
         var text = PrometheusText()
         text.add("remfs_stores", .gauge, [([], Double(numbers.stores))])
         text.add("remfs_stores_open", .gauge, [([], Double(numbers.open))])

@@ -33,10 +33,16 @@ struct VersionRoutes: Sendable {
             var page = empty
             var seen = number
             while page.data.isEmpty, await watch.wait(for: id, after: seen, until: deadline) {
-                (page, seen) = try await stores.perform(id) { (store) throws(RemfsError) in
+                let told: Int64?
+                (page, told) = try await stores.perform(id) { [seen] (store) throws(RemfsError) in
                     // What the filter hides counts as seen, so that it does not wake us again.
-                    let newest = try store.versions(VersionFilter(), before: nil, limit: 1).first?.number ?? 0
-                    return (try self.page(query, in: store), newest)
+                    (try self.page(query, in: store), try store.versions(VersionFilter(), after: seen, limit: 1_000).last?.number)
+                }
+                if let told {
+                    seen = told
+                } else {
+                    // Still being written, or so young that it may be a temporary file: a second decides that, and nobody tells of it.
+                    try await Task.sleep(until: min(deadline, .now + .seconds(1)), clock: .continuous)
                 }
             }
             return page

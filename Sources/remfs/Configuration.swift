@@ -77,7 +77,9 @@ struct Settings: Sendable {
     private static func fileProvider(_ path: String, mayBeMissing: Bool) async throws(RemfsError) -> (any ConfigProvider)? {
         let text: String
         do {
-            text = try String(contentsOfFile: path, encoding: .utf8)
+            // By handle, since /dev/null is a good file to name where there is nothing to configure.
+            let data = try FileHandle(forReadingFrom: URL(fileURLWithPath: path)).readToEnd() ?? Data()
+            text = String(decoding: data, as: UTF8.self)
         } catch {
             if mayBeMissing, !FileManager.default.fileExists(atPath: path) { return nil }
             throw RemfsError(.notFound, "configuration file \(path) cannot be read", cause: String(describing: error))

@@ -40,19 +40,20 @@ struct Serve: AsyncParsableCommand {
         // What we make is ours alone, unless it is given a mode on purpose.
         umask(0o077)
         Self.raiseDescriptorLimit(logger)
-        let state = try StateDirectory(settings.stateDirectory)
         // Usually in the runtime directory, which it then makes for its group.
         let socket = ControlSocket(path: settings.socket, owner: settings.socketOwner, group: settings.socketGroup)
         try socket.prepare()
         try Directory.make(settings.runtimeDirectory, mode: 0o750)
 
-        let stores = try StorePool(stateDirectory: state.path, logger: logger)
+        let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger)
         let mounts = try MountTable(stores: stores, logger: logger)
         let server = ControlServer(
-            .init(socket: socket, stateDirectory: state.path, version: Remfs.version), stores: stores, mounts: mounts, metrics: metrics,
+            .init(socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version), stores: stores, mounts: mounts,
+            metrics: metrics,
             logger: logger
         ) {
-            logger.notice("ready", metadata: ["socket": "\(socket.path)", "state": "\(state.path)", "version": "\(Remfs.version)"])
+            logger.notice(
+                "ready", metadata: ["socket": "\(socket.path)", "state": "\(settings.stateDirectory)", "version": "\(Remfs.version)"])
             ServiceManager.notify("READY=1")
         }
         // Stopped from the last to the first: the roof before the ground.
@@ -71,7 +72,6 @@ struct Serve: AsyncParsableCommand {
                 gracefulShutdownSignals: [.sigterm, .sigint], logger: Self.quiet(logger)))
         try await group.run()
         logger.notice("stopped")
-        withExtendedLifetime(state) {}
     }
 
     /// Each open file of a store and each mount holds a descriptor, and the usual soft limit is 1,024.
@@ -97,27 +97,6 @@ struct Serve: AsyncParsableCommand {
         quiet.logLevel = max(logger.logLevel, .info)
         return quiet
     }
-}
-
-/// The directory of stores, held by one daemon at a time.
-private final class StateDirectory: Sendable {
-    let path: String
-    private let lock: Int32
-
-    init(_ path: String) throws(RemfsError) {
-        self.path = path
-        try Directory.make(path, mode: 0o700)
-        guard unsafe access(path, R_OK | W_OK | X_OK) == 0 else {
-            throw Directory.refusal(errno, "state directory \(path) cannot be written")
-        }
-        lock = unsafe open("\(path)/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-        guard lock >= 0 else { throw Directory.refusal(errno, "state directory \(path) cannot be written") }
-        guard flock(lock, LOCK_EX | LOCK_NB) == 0 else {
-            throw RemfsError(.busy, "state directory \(path) is in use by another daemon")
-        }
-    }
-
-    deinit { close(lock) }
 }
 
 /// Closes the stores once everything above them has stopped.
