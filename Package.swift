@@ -57,7 +57,7 @@ let package = Package(
         .target(
             name: "Control",
             dependencies: [
-                "Filesystem", "Storage", "Threads", httpClient, logging, metrics,
+                "Filesystem", "Storage", "Threads", httpClient, lifecycle, logging, metrics,
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "NIOCore", package: "swift-nio"),
@@ -66,7 +66,7 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "remfs",
-            dependencies: ["Control", "Filesystem", "Storage", "Threads", arguments, configuration, lifecycle, signals, logging],
+            dependencies: ["Control", "Filesystem", "Storage", "Threads", arguments, configuration, lifecycle, signals, logging, metrics],
             swiftSettings: strict),
 
         // Tests: no kernel, no network, milliseconds; then real mounts; then the built binary.
@@ -75,7 +75,17 @@ let package = Package(
         .testTarget(name: "FuseTests", dependencies: ["Fuse", "Threads"], swiftSettings: tests),
         .testTarget(name: "StorageTests", dependencies: ["Storage", "TestSupport"], swiftSettings: tests),
         .testTarget(name: "FilesystemTests", dependencies: ["Filesystem", "TestSupport"], swiftSettings: tests),
-        .testTarget(name: "ControlTests", dependencies: ["Control", "TestSupport"], swiftSettings: tests),
+        .testTarget(
+            name: "ControlTests",
+            dependencies: [
+                "Control", "Filesystem", "Storage", "TestSupport", lifecycle, logging,
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "HummingbirdTesting", package: "hummingbird"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "NIOCore", package: "swift-nio"),
+            ],
+            swiftSettings: tests),
         .testTarget(name: "MountTests", dependencies: ["TestSupport"], swiftSettings: tests),
         .testTarget(name: "DaemonTests", dependencies: ["TestSupport", "remfs"], swiftSettings: tests),
         .testTarget(name: "StyleTests", swiftSettings: tests),

@@ -1,1 +1,38 @@
-@main struct Remfs { static func main() {} }
+import ArgumentParser
+import Glibc
+import Storage
+
+/// The command line. One binary: the daemon (`remfs serve`) and everything that talks to it.
+@main
+struct Remfs: AsyncParsableCommand {
+    static let version = "0.1.0"
+
+    static let configuration = CommandConfiguration(
+        commandName: "remfs",
+        abstract: "Keep agents' memories in versioned stores, shown as ordinary directories",
+        version: version,
+        groupedSubcommands: [
+            CommandGroup(name: "Daemon", subcommands: [Serve.self, StatusCommand.self, Demo.self]),
+            CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self]),
+            CommandGroup(
+                name: "History", subcommands: [LogCommand.self, DiffCommand.self, RestoreCommand.self]),
+            CommandGroup(name: "Mount", subcommands: [MountCommand.self, UnmountCommand.self]),
+        ])
+
+    /// The one place where an error becomes an exit code: ours as `RemfsError.Code` says, bad usage as ArgumentParser does (64).
+    static func main() async {
+        do {
+            var command = try await asyncParseAsRoot()
+            if var command = command as? any AsyncParsableCommand {
+                try await command.run()
+            } else {
+                try command.run()
+            }
+        } catch let error as RemfsError {
+            Output.complain(error)
+            Glibc.exit(error.code.seenAs.exit)
+        } catch {
+            exit(withError: error)
+        }
+    }
+}

@@ -1,0 +1,113 @@
+package import Glibc
+package import Storage
+
+/// The place of the Unix socket: its directory, what may be left of an earlier daemon, its owner and mode.
+package struct ControlSocket: Sendable {
+    package let path: String
+    /// nil leaves them as they are made: the daemon's own.
+    package let owner: UInt32?
+    package let group: UInt32?
+
+    package init(path: String, owner: UInt32? = nil, group: UInt32? = nil) {
+        self.path = path
+        self.owner = owner
+        self.group = group
+    }
+
+    private var directory: String {
+        let end = path.lastIndex(of: "/") ?? path.startIndex
+        return end == path.startIndex ? "/" : String(path[..<end])
+    }
+
+    /// Makes the directory if there is none, and removes a socket that nobody answers. Anything else at the path is `busy`.
+    package func prepare() throws(RemfsError) {
+        guard path.utf8.first == UInt8(ascii: "/") else { throw RemfsError(.invalidArgument, "socket \(path) is not an absolute path") }
+        guard path.utf8.count < Self.maximumPathBytes else {
+            throw RemfsError(.invalidArgument, "socket \(path) is over \(Self.maximumPathBytes - 1) bytes")
+        }
+        if try Directory.make(directory, mode: 0o750) { try own(directory) }
+        var status = stat()
+        guard unsafe lstat(path, &status) == 0 else {
+            guard errno == ENOENT else { throw RemfsError(.internal, "socket \(path) cannot be examined", cause: "errno \(errno)") }
+            return
+        }
+        guard status.st_mode & S_IFMT == S_IFSOCK else {
+            throw RemfsError(.busy, "\(path) is in the way: it is not a socket")
+        }
+        guard try !isAnswered() else { throw RemfsError(.busy, "socket \(path) is in use by another daemon") }
+        guard unsafe unlink(path) == 0 || errno == ENOENT else {
+            throw RemfsError(.notPermitted, "the left-over socket \(path) cannot be removed", cause: "errno \(errno)")
+        }
+    }
+
+    /// Opens the socket to its group once it is bound. (It is made under a umask that lets nobody else in, so nobody came too early.)
+    package func open() throws(RemfsError) {
+        try own(path)
+        guard unsafe chmod(path, 0o660) == 0 else {
+            throw RemfsError(.notPermitted, "socket \(path) cannot be opened to its group", cause: "errno \(errno)")
+        }
+    }
+
+    private func own(_ path: String) throws(RemfsError) {
+        guard owner != nil || group != nil else { return }
+        guard unsafe chown(path, owner ?? UInt32.max, group ?? UInt32.max) == 0 else {
+            throw RemfsError(.notPermitted, "\(path) cannot be given to its owner and group", cause: "errno \(errno)")
+        }
+    }
+
+    /// Bytes of `sun_path`, of which the last is NUL.
+    private static let maximumPathBytes = MemoryLayout.size(ofValue: sockaddr_un().sun_path)
+
+    private func isAnswered() throws(RemfsError) -> Bool {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0)
+        guard descriptor >= 0 else { throw RemfsError(.internal, "no socket could be made", cause: "errno \(errno)") }
+        defer { close(descriptor) }
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.utf8) }
+        let code = unsafe withUnsafePointer(to: &address) {
+            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
+        // EAGAIN: its backlog is full, so somebody is there.
+        if code == 0 || errno == EAGAIN { return true }
+        guard errno == ECONNREFUSED || errno == ENOENT else {
+            throw RemfsError(.busy, "socket \(path) may be in use by another daemon", cause: "errno \(errno)")
+        }
+        return false
+    }
+}
+
+/// Directories of the daemon.
+package enum Directory {
+    /// Makes a directory and those above it; true when it was not there. `mode` holds for the last one, 0755 for those above.
+    @discardableResult
+    package static func make(_ path: String, mode: mode_t) throws(RemfsError) -> Bool {
+        var status = stat()
+        if unsafe stat(path, &status) == 0 {
+            guard status.st_mode & S_IFMT == S_IFDIR else { throw RemfsError(.notADirectory, "\(path) is not a directory") }
+            return false
+        }
+        if let end = path.lastIndex(of: "/"), end != path.startIndex { try make(String(path[..<end]), mode: 0o755) }
+        guard unsafe mkdir(path, mode) == 0 else {
+            if errno == EEXIST { return false }
+            throw refusal(errno, "\(path) cannot be made")
+        }
+        // mkdir's mode passes through the umask.
+        guard unsafe chmod(path, mode) == 0 else { throw refusal(errno, "\(path) cannot be made") }
+        return true
+    }
+
+    /// An errno of a directory as our error.
+    package static func refusal(_ code: Int32, _ what: String) -> RemfsError {
+        switch code {
+        case EROFS: RemfsError(.readOnly, "\(what): the file system is read-only")
+        case EACCES, EPERM: RemfsError(.notPermitted, "\(what): permission denied")
+        case ENOSPC, EDQUOT: RemfsError(.noSpace, "\(what): no space left")
+        case ENOENT: RemfsError(.notFound, "\(what): no such directory")
+        case ENOTDIR: RemfsError(.notADirectory, "\(what): a part of the path is not a directory")
+        default: RemfsError(.internal, what, cause: "errno \(code)")
+        }
+    }
+}

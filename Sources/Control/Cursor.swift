@@ -1,0 +1,69 @@
+import Foundation
+package import Storage
+
+/// Where a page of a list ends: the sort key of its last item, so that rows made or deleted between pages are neither skipped nor repeated.
+///
+/// On the wire `page_` and base64url of a letter for the list, one for its order, and the key. Opaque to clients, no secret.
+package enum Cursor: Sendable, Equatable {
+    /// Newest first; the sequence breaks ties of the clock.
+    case stores(created: Timestamp, sequence: Int64)
+    /// By path, in byte order.
+    case memories(after: String)
+    /// Newest first.
+    case versions(before: Int64)
+
+    private static let prefix = "page_"
+
+    package var text: String {
+        let plain =
+            switch self {
+            case .stores(let created, let sequence): "s-\(created.microseconds):\(sequence)"
+            case .memories(let path): "m+\(path)"
+            case .versions(let number): "v-\(number)"
+            }
+        let base64 = Data(plain.utf8).base64EncodedString()
+        return Self.prefix + base64.map { $0 == "+" ? "-" : $0 == "/" ? "_" : $0 }.filter { $0 != "=" }
+    }
+
+    /// Nil for what none of ours could be.
+    package init?(_ text: String) {
+        guard text.hasPrefix(Self.prefix) else { return nil }
+        let body = text.dropFirst(Self.prefix.count)
+        let base64 = String(body.map { $0 == "-" ? "+" : $0 == "_" ? "/" : $0 })
+        let padding = String(repeating: "=", count: (4 - base64.utf8.count % 4) % 4)
+        guard let data = Data(base64Encoded: base64 + padding), let plain = String(validating: data, as: UTF8.self) else { return nil }
+        let key = plain.dropFirst(2)
+        switch plain.prefix(2) {
+        case "s-":
+            let parts = key.split(separator: ":", omittingEmptySubsequences: false).compactMap { Int64($0) }
+            guard parts.count == 2 else { return nil }
+            self = .stores(created: Timestamp(microseconds: parts[0]), sequence: parts[1])
+        case "m+":
+            guard key.utf8.first == UInt8(ascii: "/") else { return nil }
+            self = .memories(after: String(key))
+        case "v-":
+            guard let number = Int64(key), number > 0 else { return nil }
+            self = .versions(before: number)
+        default: return nil
+        }
+    }
+}
+
+/// `limit` and `page` of a list.
+package struct PageRequest: Sendable {
+    package let limit: Int
+    package let cursor: Cursor?
+
+    package init(_ query: Query, default standard: Int = 20, maximum: Int = 100) throws(RemfsError) {
+        limit = try query.integer("limit", in: 1...maximum) ?? standard
+        guard let text = query.string("page") else {
+            cursor = nil
+            return
+        }
+        guard let cursor = Cursor(text) else { throw Self.unreadable }
+        self.cursor = cursor
+    }
+
+    /// For a cursor of another list, or of another order.
+    package static var unreadable: RemfsError { RemfsError(.invalidArgument, "page is not a cursor of this list") }
+}

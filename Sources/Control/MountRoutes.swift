@@ -1,0 +1,91 @@
+package import Filesystem
+import HTTPTypes
+import Hummingbird
+package import Storage
+
+/// `/v1/mounts` (`api.md` 13). A mount belongs to the process that asks for it: its target must be that user's own directory.
+struct MountRoutes: Sendable {
+    let stores: StorePool
+    let mounts: MountTable
+
+    func add(to routes: inout Routes) {
+        routes.on(.get, "/v1/mounts", use: list)
+        routes.on(.post, "/v1/mounts", use: create)
+        routes.on(.get, "/v1/mounts/:mount", use: get)
+        routes.on(.post, "/v1/mounts/:mount", use: update)
+        routes.on(.delete, "/v1/mounts/:mount", use: delete)
+        routes.on(.get, "/v1/mounts/:mount/requests", use: requests)
+    }
+
+    func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Mount> {
+        let mounts = mounts.mounts().sorted { ($0.created, $0.directory) < ($1.created, $1.directory) }
+        return Wire.Page(data: mounts.map { Wire.Mount($0) }, nextPage: nil)
+    }
+
+    func create(_ request: Request, _ context: ControlContext) async throws -> Wire.Mount {
+        let body = try await request.collectFields().get()
+        try body.allow("memory_store_id", "directory", "access", "at", "remfs")
+        let text = try body.requiredString("memory_store_id")
+        guard let store = StoreID(text) else { throw RemfsError(.notFound, "memory store \(text.prefix(80)) not found") }
+        let directory = try body.requiredString("directory")
+        guard directory.utf8.first == UInt8(ascii: "/"), !directory.utf8.contains(0) else {
+            throw RemfsError(.invalidArgument, "directory must be an absolute path")
+        }
+        guard try body.string("at") == nil else { throw RemfsError(.unsupported, "at: a mount of the past is not offered yet") }
+        let options = try MountOptions(access: try body.choice("access", of: [Access.readWrite, .readOnly]), try body.object("remfs"))
+        guard let caller = context.caller else { throw RemfsError(.unauthenticated, "a mount needs a caller on this machine") }
+        let mounts = mounts
+        return Wire.Mount(
+            try await stores.run { () throws(RemfsError) in try mounts.mount(store, at: directory, options, requestedBy: caller.uid) })
+    }
+
+    func get(_ request: Request, _ context: ControlContext) async throws -> Wire.Mount {
+        Wire.Mount(try mounts.mount(try context.mountID))
+    }
+
+    func update(_ request: Request, _ context: ControlContext) async throws -> Wire.Mount {
+        let id = try context.mountID
+        let parsed = try await request.collectFields()
+        _ = try mounts.mount(id)
+        let body = try parsed.get()
+        try body.allow("access")
+        guard let access = try body.choice("access", of: [Access.readWrite, .readOnly]) else {
+            throw RemfsError(.invalidArgument, "access is required")
+        }
+        let mounts = mounts
+        return Wire.Mount(try await stores.run { () throws(RemfsError) in try mounts.setAccess(id, access) })
+    }
+
+    /// With `lazy=true` also a mount that is in use: it goes away for new callers at once, and for good when its last file is closed.
+    func delete(_ request: Request, _ context: ControlContext) async throws -> Wire.Deleted {
+        let id = try context.mountID
+        let lazily = try request.query.boolean("lazy")
+        let mounts = mounts
+        try await stores.run { () throws(RemfsError) in try mounts.unmount(id, lazily: lazily) }
+        return Wire.Deleted(id: id.description, type: "mount_deleted")
+    }
+
+    func requests(_ request: Request, _ context: ControlContext) async throws -> Wire.MountRequests {
+        let id = try context.mountID
+        return Wire.MountRequests(mountID: id.description, requests: try mounts.requestCounts(id))
+    }
+}
+
+extension MountOptions {
+    /// - Parameter body: the object `remfs` of a mount.
+    package init(access: Access?, _ body: Body?) throws(RemfsError) {
+        self.init()
+        if let access { self.access = access }
+        guard let body else { return }
+        try body.allow("uid", "gid", "umask", "history", "on_stale_write", "coherence", "xattr", "exec")
+        let number = 0...Int64(UInt32.max - 1)  // The largest value is "no ID" to the kernel.
+        uid = try body.integer("uid", in: number).map { UInt32($0) }
+        gid = try body.integer("gid", in: number).map { UInt32($0) }
+        umask = try body.integer("umask", in: 0...0o777).map { UInt32($0) }
+        if let value = try body.boolean("history") { history = value }
+        if let value = try body.boolean("xattr") { xattr = value }
+        if let value = try body.boolean("exec") { exec = value }
+        if let value = try body.choice("on_stale_write", of: [StaleWrites.record, .refuse]) { onStaleWrite = value }
+        if let value = try body.choice("coherence", of: [Coherence.relaxed, .strict]) { coherence = value }
+    }
+}

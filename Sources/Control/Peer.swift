@@ -1,0 +1,96 @@
+import Foundation
+import Glibc
+import Hummingbird
+import NIOCore
+import Storage
+
+/// The process at the other end of a Unix socket, as the kernel names it (SO_PEERCRED).
+package struct Peer: Sendable, Hashable {
+    package let uid: UInt32
+    package let gid: UInt32
+    /// Zero when the process lives in a PID namespace that is no descendant of ours.
+    package let processID: Int32
+
+    package var pid: Int32? { processID > 0 ? processID : nil }
+
+    /// `comm` of the process, if it still runs.
+    package var command: String? {
+        guard let pid else { return nil }
+        // `try?`: the process may be gone, and then its name is not known.
+        let text = try? String(contentsOfFile: "/proc/\(pid)/comm", encoding: .utf8)
+        return text?.trimmingCharacters(in: .newlines)
+    }
+
+    /// `struct ucred` of the kernel, which glibc hides from Swift.
+    private struct Credentials: Sendable {
+        var pid: Int32 = 0
+        var uid: UInt32 = 0
+        var gid: UInt32 = 0
+    }
+
+    /// Nil for a connection that is no Unix socket.
+    static func of(_ channel: any Channel) async throws -> Peer? {
+        guard channel.localAddress?.protocol == .unix, let options = channel as? any SocketOptionProvider else { return nil }
+        let option: EventLoopFuture<Credentials> = options.unsafeGetSocketOption(
+            level: SocketOptionLevel(SOL_SOCKET), name: SocketOptionName(SO_PEERCRED))
+        let credentials = try await option.get()
+        return Peer(uid: credentials.uid, gid: credentials.gid, processID: credentials.pid)
+    }
+}
+
+/// Lets root, the daemon's own user and the members of one group in, and nobody else.
+struct PeerMiddleware: RouterMiddleware {
+    typealias Context = ControlContext
+
+    /// Whose members may use the socket, besides root and the daemon's user.
+    let group: UInt32?
+    let stores: StorePool
+
+    func handle(_ request: Request, context: Context, next: (Request, Context) async throws -> Response) async throws -> Response {
+        guard let peer = try await Peer.of(context.channel) else {
+            throw RemfsError(.unauthenticated, "a key is required")
+        }
+        guard try await mayEnter(peer) else {
+            throw RemfsError(.notPermitted, "user \(peer.uid) may not use this socket")
+        }
+        var context = context
+        context.caller = peer
+        return try await next(request, context)
+    }
+
+    private func mayEnter(_ peer: Peer) async throws -> Bool {
+        if peer.uid == 0 || peer.uid == geteuid() { return true }
+        guard let group else { return false }
+        if peer.gid == group { return true }
+        // The user database may be on a network, so it is asked on a thread that may wait.
+        return try await stores.run { UserDatabase.isMember(peer.uid, of: group) }
+    }
+}
+
+/// Names and memberships, from NSS. Blocks.
+package enum UserDatabase {
+    package static func isMember(_ uid: UInt32, of group: UInt32) -> Bool {
+        var record = unsafe passwd()
+        var found: UnsafeMutablePointer<passwd>?
+        // The record points into the buffer, which therefore has to stay where it is until the groups are read.
+        let buffer = UnsafeMutableBufferPointer<CChar>.allocate(capacity: 16 << 10)
+        defer { unsafe buffer.deallocate() }
+        guard unsafe getpwuid_r(uid, &record, buffer.baseAddress!, buffer.count, &found) == 0, unsafe found != nil else { return false }
+        var groups = [gid_t](repeating: 0, count: 1_024)
+        var count = Int32(groups.count)
+        guard let name = unsafe record.pw_name, unsafe getgrouplist(name, record.pw_gid, &groups, &count) >= 0 else { return false }
+        return groups.prefix(Int(count)).contains(group)
+    }
+
+    /// A user's number from its name, or from digits.
+    package static func user(_ name: String) -> UInt32? {
+        if let number = UInt32(name) { return number }
+        return unsafe getpwnam(name).map { unsafe $0.pointee.pw_uid }
+    }
+
+    /// A group's number from its name, or from digits.
+    package static func group(_ name: String) -> UInt32? {
+        if let number = UInt32(name) { return number }
+        return unsafe getgrnam(name).map { unsafe $0.pointee.gr_gid }
+    }
+}

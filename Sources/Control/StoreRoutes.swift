@@ -1,0 +1,221 @@
+import Foundation
+import Glibc
+import HTTPTypes
+import Hummingbird
+import NIOCore
+package import Storage
+
+/// `/v1/memory_stores`: stores and their policies (`api.md` 3 and 13).
+struct StoreRoutes: Sendable {
+    let stores: StorePool
+    /// Where a backup is written before it is sent.
+    let stateDirectory: String
+
+    func add(to routes: inout Routes) {
+        routes.on(.get, "/v1/memory_stores", use: list)
+        routes.on(.post, "/v1/memory_stores", use: create)
+        routes.on(.get, "/v1/memory_stores/:store", use: get)
+        routes.on(.post, "/v1/memory_stores/:store", use: update)
+        routes.on(.delete, "/v1/memory_stores/:store", use: delete)
+        routes.on(.post, "/v1/memory_stores/:store/archive", use: archive)
+        routes.on(.get, "/v1/memory_stores/:store/policy", use: policy)
+        routes.on(.post, "/v1/memory_stores/:store/policy", use: setPolicy)
+        routes.on(.get, "/v1/memory_stores/:store/statistics", use: statistics)
+        routes.on(.get, "/v1/memory_stores/:store/backup", use: backup)
+    }
+
+    func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Store> {
+        let query = try request.query
+        let page = try PageRequest(query)
+        // An addition of ours: the stores of one name, for `remfs`'s "an ID, or a name that only one store has".
+        if let name = query.string("name") {
+            let named = try await stores.run { () throws(RemfsError) in try stores.catalog.stores(named: name) }
+            return Wire.Page(data: named.map { Wire.Store($0) }, nextPage: nil)
+        }
+        var filter = StoreFilter()
+        filter.includeArchived = try query.boolean("include_archived")
+        filter.from = try query.time("created_at[gte]")
+        filter.to = try query.time("created_at[lte]")
+        var before: (created: Timestamp, sequence: Int64)?
+        switch page.cursor {
+        case nil: break
+        case .stores(let created, let sequence): before = (created, sequence)
+        default: throw PageRequest.unreadable
+        }
+        let found = try await stores.run { [filter, before] () throws(RemfsError) in
+            try stores.catalog.stores(filter, before: before, limit: page.limit + 1)
+        }
+        let shown = found.prefix(page.limit)
+        return Wire.Page(
+            data: shown.map { Wire.Store($0) },
+            nextPage: found.count > shown.count
+                ? shown.last.map { Cursor.stores(created: $0.created, sequence: $0.sequence).text } : nil)
+    }
+
+    func create(_ request: Request, _ context: ControlContext) async throws -> Wire.Store {
+        let body = try await request.collectFields().get()
+        try body.allow("name", "description", "metadata")
+        let name = try body.requiredString("name")
+        let description = try body.string("description") ?? ""
+        let metadata = try body.metadata("metadata", removing: false) ?? [:]
+        try StoreLimits.check(name: name, description: description, metadata: metadata)
+        guard metadata.count <= StoreLimits.pairs else {
+            throw RemfsError(.invalidArgument, "metadata has \(metadata.count) keys: at most \(StoreLimits.pairs)")
+        }
+        let store = try await stores.run { () throws(RemfsError) in
+            try stores.createStore(name: name, description: description, metadata: metadata.compactMapValues { $0 })
+        }
+        return Wire.Store(store)
+    }
+
+    func get(_ request: Request, _ context: ControlContext) async throws -> Wire.Store {
+        let id = try context.storeID
+        return Wire.Store(try await stores.run { () throws(RemfsError) in try stores.catalog.store(id) })
+    }
+
+    func update(_ request: Request, _ context: ControlContext) async throws -> Wire.Store {
+        let id = try context.storeID
+        let parsed = try await request.collectFields()
+        let store = try await stores.run { () throws(RemfsError) in
+            _ = try stores.catalog.store(id)
+            let body = try parsed.get()
+            try body.allow("name", "description", "metadata")
+            let (name, description) = (try body.string("name"), try body.string("description"))
+            let metadata = try body.metadata("metadata", removing: true)
+            try StoreLimits.check(name: name, description: description, metadata: metadata ?? [:])
+            return try stores.catalog.updateStore(id, name: name, description: description, metadata: metadata)
+        }
+        return Wire.Store(store)
+    }
+
+    func delete(_ request: Request, _ context: ControlContext) async throws -> Wire.Deleted {
+        let id = try context.storeID
+        try await stores.run { () throws(RemfsError) in try stores.deleteStore(id) }
+        return Wire.Deleted(id: id.description, type: "memory_store_deleted")
+    }
+
+    func archive(_ request: Request, _ context: ControlContext) async throws -> Wire.Store {
+        let id = try context.storeID
+        return Wire.Store(try await stores.run { () throws(RemfsError) in try stores.archiveStore(id) })
+    }
+
+    func policy(_ request: Request, _ context: ControlContext) async throws -> Wire.Policy {
+        let id = try context.storeID
+        return Wire.Policy(try await stores.run { () throws(RemfsError) in try stores.catalog.store(id) }.policy, of: id)
+    }
+
+    func setPolicy(_ request: Request, _ context: ControlContext) async throws -> Wire.Policy {
+        let id = try context.storeID
+        let parsed = try await request.collectFields()
+        let store = try await stores.run { () throws(RemfsError) in
+            var policy = try stores.catalog.store(id).policy
+            try policy.apply(try parsed.get())
+            return try stores.setPolicy(id, policy)
+        }
+        return Wire.Policy(store.policy, of: id)
+    }
+
+    func statistics(_ request: Request, _ context: ControlContext) async throws -> Wire.StoreStatistics {
+        let id = try context.storeID
+        let numbers = try await stores.perform(id) { (store) throws(RemfsError) in try store.statistics() }
+        return Wire.StoreStatistics(
+            memoryStoreID: id.description, memories: numbers.memories, versions: numbers.versions, files: numbers.files,
+            contentSizeBytes: numbers.bytes, diskSizeBytes: numbers.fileBytes)
+    }
+
+    /// One SQLite file, copied while the store goes on. It is unlinked before the first byte is sent, so nothing stays behind.
+    func backup(_ request: Request, _ context: ControlContext) async throws -> Response {
+        let id = try context.storeID
+        let path = "\(stateDirectory)/backup-\(context.requestID)"
+        let file = try await stores.perform(id) { (store) throws(RemfsError) in
+            try store.backup(to: path)
+            defer { unsafe unlink(path) }
+            return try BackupFile(path)
+        }
+        let stores = stores
+        return Response(
+            status: .ok, headers: [.contentType: "application/vnd.sqlite3"],
+            body: .init(contentLength: file.size) { writer in
+                var offset = 0
+                while offset < file.size {
+                    let piece = try await stores.run { [offset] () throws(RemfsError) in try file.read(at: offset) }
+                    offset += piece.count
+                    try await writer.write(ByteBuffer(bytes: piece))
+                }
+                try await writer.finish(nil)
+            })
+    }
+}
+
+/// What may be said of a store (`api.md` 2), in Unicode scalars.
+private enum StoreLimits {
+    static let pairs = 16
+
+    static func check(name: String?, description: String?, metadata: [String: String?]) throws(RemfsError) {
+        if let name {
+            guard (1...255).contains(name.unicodeScalars.count) else {
+                throw RemfsError(.invalidArgument, "name must have 1 to 255 characters")
+            }
+            guard !name.unicodeScalars.contains(where: { $0.properties.generalCategory == .control }) else {
+                throw RemfsError(.invalidArgument, "name must not have control characters")
+            }
+        }
+        if let description, description.unicodeScalars.count > 1_024 {
+            throw RemfsError(.invalidArgument, "description must have at most 1,024 characters")
+        }
+        for (key, value) in metadata {
+            // A key to remove may be any: it is then not there.
+            guard let value else { continue }
+            guard (1...64).contains(key.unicodeScalars.count) else {
+                throw RemfsError(.invalidArgument, "metadata has a key that is empty or over 64 characters")
+            }
+            guard value.unicodeScalars.count <= 512 else {
+                throw RemfsError(.invalidArgument, "metadata.\(key) must have at most 512 characters")
+            }
+        }
+    }
+}
+
+/// An open file of which the name is gone.
+private final class BackupFile: Sendable {
+    private let descriptor: Int32
+    let size: Int
+
+    init(_ path: String) throws(RemfsError) {
+        descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw RemfsError(.internal, "the backup cannot be read", cause: "open: errno \(errno)") }
+        size = Int(lseek(descriptor, 0, SEEK_END))
+    }
+
+    deinit { close(descriptor) }
+
+    /// At most 256 KiB: a piece that the socket takes in a few writes.
+    func read(at offset: Int) throws(RemfsError) -> [UInt8] {
+        var piece = [UInt8](repeating: 0, count: min(256 << 10, size - offset))
+        let count = unsafe piece.withUnsafeMutableBytes { unsafe pread(descriptor, $0.baseAddress, $0.count, offset) }
+        guard count > 0 else { throw RemfsError(.internal, "the backup cannot be read", cause: "pread: errno \(errno)") }
+        piece.removeLast(piece.count - count)
+        return piece
+    }
+}
+
+extension Policy {
+    /// Applies a patch: what is absent or null stays. Zero takes the limit off `max_bytes` and `retention_days`.
+    package mutating func apply(_ body: Body) throws(RemfsError) {
+        try body.allow(
+            "access", "contract", "max_bytes_per_memory", "max_memories", "max_bytes", "unversioned", "secrets", "retention_days")
+        if let value = try body.choice("access", of: [Access.readWrite, .readOnly]) { access = value }
+        if let value = try body.boolean("contract") { contract = value }
+        if let value = try body.integer("max_bytes_per_memory", in: 0...Int64.max) { maxBytesPerMemory = value }
+        if let value = try body.integer("max_memories", in: 0...Int64.max) { maxMemories = value }
+        if let value = try body.integer("max_bytes", in: 0...Int64.max) { maxBytes = value == 0 ? nil : value }
+        if let value = try body.strings("unversioned") {
+            guard value.count <= 100, value.allSatisfy({ !$0.isEmpty && $0.utf8.count <= 1_024 && !$0.utf8.contains(0) }) else {
+                throw RemfsError(.invalidArgument, "unversioned must be at most 100 patterns of 1 to 1,024 bytes")
+            }
+            unversioned = value
+        }
+        if let value = try body.choice("secrets", of: [Secrets.allow, .warn, .refuse]) { secrets = value }
+        if let value = try body.integer("retention_days", in: 0...36_500) { retentionDays = value == 0 ? nil : Int(value) }
+    }
+}

@@ -1,0 +1,98 @@
+import Glibc
+package import Storage
+
+extension Timestamp {
+    private static let perSecond: Int64 = 1_000_000
+
+    /// The current time of the wall clock.
+    package static func now() -> Timestamp {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_REALTIME, &time)
+        return Timestamp(microseconds: Int64(time.tv_sec) * perSecond + Int64(time.tv_nsec) / 1_000)
+    }
+
+    /// As the contract writes it: UTC, always six digits of fraction, `Z`.
+    package var rfc3339: String {
+        let (days, inDay) = Self.floored(microseconds, by: 86_400 * Self.perSecond)
+        let date = Self.date(days: days)
+        let (seconds, fraction) = inDay.quotientAndRemainder(dividingBy: Self.perSecond)
+        let time = [seconds / 3_600, seconds / 60 % 60, seconds % 60].map { Self.padded($0, to: 2) }.joined(separator: ":")
+        let day = "\(Self.padded(date.year, to: 4))-\(Self.padded(Int64(date.month), to: 2))-\(Self.padded(Int64(date.day), to: 2))"
+        return "\(day)T\(time).\(Self.padded(fraction, to: 6))Z"
+    }
+
+    /// Reads RFC 3339 with any offset; digits beyond the microsecond are cut off. A blank stands for the `+` of an offset, since that is
+    /// what a `+` sent unescaped in a query becomes.
+    package init?(rfc3339 text: some StringProtocol) {
+        var rest = Substring(text).utf8[...]
+        func number(_ digits: Int) -> Int64? {
+            let head = rest.prefix(digits)
+            guard head.count == digits, head.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }) else { return nil }
+            rest = rest.dropFirst(digits)
+            return head.reduce(0) { $0 * 10 + Int64($1 - UInt8(ascii: "0")) }
+        }
+        func skip(_ allowed: String) -> Bool {
+            guard let byte = rest.first, allowed.utf8.contains(byte) else { return false }
+            rest = rest.dropFirst()
+            return true
+        }
+        guard let year = number(4), skip("-"), let month = number(2), skip("-"), let day = number(2), skip("Tt "),
+            let hour = number(2), skip(":"), let minute = number(2), skip(":"), let second = number(2),
+            (1...12).contains(month), day >= 1, day <= Self.daysIn(month: month, of: year), hour < 24, minute < 60, second <= 60
+        else { return nil }
+
+        var fraction: Int64 = 0
+        if skip(".") {
+            let digits = rest.prefix { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+            guard !digits.isEmpty else { return nil }
+            rest = rest.dropFirst(digits.count)
+            let kept = digits.prefix(6)
+            fraction = kept.reduce(0) { $0 * 10 + Int64($1 - UInt8(ascii: "0")) }
+            for _ in kept.count..<6 { fraction *= 10 }
+        }
+        var offset: Int64 = 0
+        if !skip("Zz") {
+            let negative = rest.first == UInt8(ascii: "-")
+            guard skip("+- "), let hours = number(2), skip(":"), let minutes = number(2), hours < 24, minutes < 60 else { return nil }
+            offset = (hours * 60 + minutes) * (negative ? -60 : 60)
+        }
+        guard rest.isEmpty else { return nil }
+        let seconds = Self.days(year: year, month: month, day: day) * 86_400 + hour * 3_600 + minute * 60 + second - offset
+        self.init(microseconds: seconds * Self.perSecond + fraction)
+    }
+
+    private static func padded(_ number: Int64, to width: Int) -> String {
+        let digits = String(number)
+        return String(repeating: "0", count: max(0, width - digits.count)) + digits
+    }
+
+    private static func floored(_ number: Int64, by divisor: Int64) -> (quotient: Int64, remainder: Int64) {
+        let (quotient, remainder) = number.quotientAndRemainder(dividingBy: divisor)
+        return remainder < 0 ? (quotient - 1, remainder + divisor) : (quotient, remainder)
+    }
+
+    private static func daysIn(month: Int64, of year: Int64) -> Int64 {
+        switch month {
+        case 4, 6, 9, 11: 30
+        case 2: year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) ? 29 : 28
+        default: 31
+        }
+    }
+
+    /// Days since 1970-01-01 in the proleptic Gregorian calendar (Hinnant, "chrono-compatible low-level date algorithms").
+    private static func days(year: Int64, month: Int64, day: Int64) -> Int64 {
+        let year = month <= 2 ? year - 1 : year
+        let (era, yearOfEra) = floored(year, by: 400)
+        let dayOfYear = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1
+        return era * 146_097 + yearOfEra * 365 + yearOfEra / 4 - yearOfEra / 100 + dayOfYear - 719_468
+    }
+
+    private static func date(days: Int64) -> (year: Int64, month: Int64, day: Int64) {
+        let (era, dayOfEra) = floored(days + 719_468, by: 146_097)
+        let yearOfEra = (dayOfEra - dayOfEra / 1_460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
+        let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
+        let shifted = (5 * dayOfYear + 2) / 153
+        let month = shifted + (shifted < 10 ? 3 : -9)
+        return (yearOfEra + era * 400 + (month <= 2 ? 1 : 0), month, dayOfYear - (153 * shifted + 2) / 5 + 1)
+    }
+}

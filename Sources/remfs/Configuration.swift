@@ -1,0 +1,143 @@
+import Configuration
+import Control
+import Foundation
+import Glibc
+import Logging
+import Storage
+import Threads
+
+/// Where things are and who may use them: command line over `REMFS_*` over the configuration file over defaults.
+struct Settings: Sendable {
+    /// The keys of the file; `REMFS_` and upper case in the environment.
+    enum Key: String, CaseIterable {
+        case stateDirectory = "state_dir"
+        case runtimeDirectory = "runtime_dir"
+        case socket
+        case socketOwner = "socket_owner"
+        case socketGroup = "socket_group"
+        case logLevel = "log_level"
+    }
+
+    let stateDirectory: String
+    let runtimeDirectory: String
+    let socket: String
+    let socketOwner: UInt32?
+    let socketGroup: UInt32?
+    let logLevel: Logger.Level
+
+    /// - Parameters:
+    ///   - commandLine: what flags said.
+    ///   - file: `--config`. Without it `REMFS_CONFIG`, then the usual place, where it may be missing.
+    static func load(
+        _ commandLine: [Key: String] = [:], file: String? = nil, environment: [String: String] = ProcessInfo.processInfo.environment
+    ) async throws(RemfsError) -> Settings {
+        let places = Places(environment)
+        var providers: [any ConfigProvider] = [
+            InMemoryProvider(
+                name: "command line",
+                values: Dictionary(
+                    uniqueKeysWithValues: commandLine.map {
+                        (AbsoluteConfigKey([$0.key.rawValue]), ConfigValue(.string($0.value), isSecret: false))
+                    })),
+            // Prefixed by ourselves, since an empty variable counts as none.
+            EnvironmentVariablesProvider(environmentVariables: environment.filter { $0.key.hasPrefix("REMFS_") && !$0.value.isEmpty })
+                .prefixKeys(with: "remfs"),
+        ]
+        let named = file ?? environment["REMFS_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
+        if let provider = try await fileProvider(named ?? places.configuration, mayBeMissing: named == nil) { providers.append(provider) }
+        let reader = ConfigReader(providers: providers)
+
+        func value(_ key: Key) async throws(RemfsError) -> String? {
+            do {
+                return try await reader.fetchString(forKey: ConfigKey([key.rawValue]))
+            } catch {
+                throw RemfsError(.invalidArgument, "\(key.rawValue) must be a string", cause: String(describing: error))
+            }
+        }
+        let runtime = Self.absolute(try await value(.runtimeDirectory) ?? places.runtime)
+        let (owner, group) = (try await value(.socketOwner), try await value(.socketGroup))
+        let level = try await value(.logLevel) ?? Logger.Level.notice.rawValue
+        guard let logLevel = Logger.Level(rawValue: level) else {
+            throw RemfsError(.invalidArgument, "log_level must be one of \(Logger.Level.allCases.map(\.rawValue).joined(separator: ", "))")
+        }
+        return Settings(
+            stateDirectory: Self.absolute(try await value(.stateDirectory) ?? places.state), runtimeDirectory: runtime,
+            socket: try await value(.socket).map(Self.absolute) ?? "\(runtime)/control.sock",
+            socketOwner: try owner.map { (name) throws(RemfsError) in try found(UserDatabase.user(name), "user \(name)") },
+            socketGroup: try group.map { (name) throws(RemfsError) in try found(UserDatabase.group(name), "group \(name)") },
+            logLevel: logLevel)
+    }
+
+    private static func found(_ number: UInt32?, _ what: String) throws(RemfsError) -> UInt32 {
+        guard let number else { throw RemfsError(.notFound, "\(what) does not exist") }
+        return number
+    }
+
+    /// The file as a provider, after a look at its keys: one that we don't know is a mistake that would otherwise go unseen.
+    private static func fileProvider(_ path: String, mayBeMissing: Bool) async throws(RemfsError) -> (any ConfigProvider)? {
+        let text: String
+        do {
+            // By handle, since /dev/null is a good file to name where there is nothing to configure.
+            let data = try FileHandle(forReadingFrom: URL(fileURLWithPath: path)).readToEnd() ?? Data()
+            text = String(decoding: data, as: UTF8.self)
+        } catch {
+            if mayBeMissing, !FileManager.default.fileExists(atPath: path) { return nil }
+            throw RemfsError(.notFound, "configuration file \(path) cannot be read", cause: String(describing: error))
+        }
+        // YAML without any value is no mapping to the parser.
+        let lines = text.split(whereSeparator: \.isNewline).map { $0.drop(while: \.isWhitespace) }
+        if lines.allSatisfy({ $0.isEmpty || $0.hasPrefix("#") || $0 == "---" }) { return nil }
+
+        // The parser shows each key it finds to whoever decides what is secret; nothing else in its interface lists them.
+        let keys = Mutex<Set<String>>([])
+        let provider: FileProvider<YAMLSnapshot>
+        do {
+            provider = try await FileProvider<YAMLSnapshot>(
+                parsingOptions: .init(
+                    secretsSpecifier: .dynamic { key, _ in
+                        keys.withLock { _ = $0.insert(key) }
+                        return false
+                    }),
+                config: ConfigReader(provider: InMemoryProvider(values: ["filePath": ConfigValue(.string(path), isSecret: false)])))
+        } catch {
+            throw RemfsError(.invalidArgument, "configuration file \(path) is not valid YAML: \(error)")
+        }
+        let known = Set(Key.allCases.map(\.rawValue))
+        if let unknown = keys.withLock({ $0.subtracting(known).min() }) {
+            throw RemfsError(
+                .invalidArgument,
+                "configuration file \(path): unknown key \"\(unknown)\", known are \(known.sorted().joined(separator: ", "))")
+        }
+        return provider
+    }
+
+    /// Against the working directory, as a shell's user means it.
+    static func absolute(_ path: String) -> String {
+        path.hasPrefix("/") ? path : FileManager.default.currentDirectoryPath + "/" + path
+    }
+}
+
+/// The usual places (`design.md` 2), by who we are.
+private struct Places {
+    let state: String
+    let runtime: String
+    let configuration: String
+
+    init(_ environment: [String: String]) {
+        func variable(_ name: String) -> String? {
+            // systemd may list several directories.
+            environment[name].flatMap { $0.split(separator: ":").first }.map(String.init)
+        }
+        if geteuid() == 0 || environment["STATE_DIRECTORY"] != nil {
+            state = variable("STATE_DIRECTORY") ?? "/var/lib/remfs"
+            runtime = variable("RUNTIME_DIRECTORY") ?? "/run/remfs"
+            configuration = "/etc/remfs/remfs.yaml"
+        } else {
+            let home = variable("HOME") ?? "/"
+            state = (variable("XDG_STATE_HOME") ?? "\(home)/.local/state") + "/remfs"
+            // Without a session's runtime directory the socket lives beside the state: nobody else can put one there.
+            runtime = variable("XDG_RUNTIME_DIR").map { "\($0)/remfs" } ?? "\(state)/run"
+            configuration = (variable("XDG_CONFIG_HOME") ?? "\(home)/.config") + "/remfs/remfs.yaml"
+        }
+    }
+}

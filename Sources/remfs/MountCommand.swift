@@ -1,0 +1,96 @@
+import ArgumentParser
+import Control
+import Foundation
+import Storage
+
+struct MountCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mount", abstract: "Show a store as a directory; return when the mount is live",
+        discussion: "The directory must be empty and yours. `remfs status` lists the mounts there are.")
+
+    enum Coherence: String, ExpressibleByArgument, CaseIterable { case `default`, strict }
+    enum StaleWrites: String, ExpressibleByArgument, CaseIterable { case record, refuse }
+
+    @Argument(help: storeHelp) var store: String
+    @Argument(help: "Where", completion: .directory) var directory: String
+    @Flag(help: "Refuse every change (EROFS)") var readOnly = false
+    @Flag(help: "Refuse to run programs from the mount") var noexec = false
+    @Flag(help: "Offer extended attributes; each write and `ls -l` then costs a request more") var xattr = false
+    @Flag(help: "Hide the history below .remfs") var noHistory = false
+    @Option(help: "strict: when close(2) has returned, every mount sees the bytes; reads are slower") var coherence: Coherence = .default
+    @Option(help: "What becomes of a write over a version that this mount never saw") var onStaleWrite: StaleWrites = .record
+    @Option(help: "Show every file as owned by this user") var uid: UInt32?
+    @Option(help: "Show every file as owned by this group") var gid: UInt32?
+    @Option(help: ArgumentHelp("Take these bits off every file's mode", valueName: "octal"), transform: MountCommand.octal) var umask:
+        UInt32?
+    @OptionGroup var daemon: DaemonOptions
+
+    struct Request: Encodable {
+        let memoryStoreID: String
+        let directory: String
+        let access: Access
+        let remfs: Options
+
+        struct Options: Encodable {
+            let uid: UInt32?
+            let gid: UInt32?
+            let umask: UInt32?
+            let history: Bool
+            let onStaleWrite: String
+            let coherence: String
+            let xattr: Bool
+            let exec: Bool
+
+            private enum CodingKeys: String, CodingKey {
+                case uid, gid, umask, history, coherence, xattr, exec
+                case onStaleWrite = "on_stale_write"
+            }
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case directory, access, remfs
+            case memoryStoreID = "memory_store_id"
+        }
+    }
+
+    func run() async throws {
+        let client = try await daemon.client()
+        let request = Request(
+            memoryStoreID: try await client.store(store).id, directory: Settings.absolute(directory),
+            access: readOnly ? .readOnly : .readWrite,
+            remfs: .init(
+                uid: uid, gid: gid, umask: umask, history: !noHistory, onStaleWrite: onStaleWrite.rawValue, coherence: coherence.rawValue,
+                xattr: xattr, exec: !noexec))
+        let mount: Wire.Mount = try await client.call(.post, "/v1/mounts", body: request)
+        if daemon.json { try Output.json(mount) }
+    }
+
+    private static func octal(_ text: String) throws -> UInt32 {
+        guard let value = UInt32(text, radix: 8), value <= 0o777 else { throw ValidationError("'\(text)' is not an octal mode up to 777.") }
+        return value
+    }
+}
+
+struct UnmountCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "unmount", abstract: "End a mount; return when it is gone", aliases: ["umount"])
+
+    @Argument(help: "A mount's directory or ID", completion: .directory) var mount: String
+    @Flag(name: .shortAndLong, help: "Also while it is in use: hide it now, end it when its last file is closed") var lazy = false
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let client = try await daemon.client()
+        let mounts: [Wire.Mount] = try await client.call(.get, "/v1/mounts", as: Wire.Page<Wire.Mount>.self).data
+        let directory = Self.plain(Settings.absolute(mount))
+        // Of several on one directory the newest is on top.
+        guard let found = mounts.last(where: { $0.id == mount || Self.plain($0.directory) == directory }) else {
+            throw RemfsError(.notFound, "mount \(mount)")
+        }
+        let deleted: Wire.Deleted = try await client.call(.delete, "/v1/mounts/\(found.id)", query: [("lazy", lazy ? "true" : nil)])
+        if daemon.json { try Output.json(deleted) }
+    }
+
+    /// Without `.`, `..`, doubled and trailing slashes. Links are not followed: the mount may not answer.
+    private static func plain(_ path: String) -> String { URL(fileURLWithPath: path).standardizedFileURL.path }
+}

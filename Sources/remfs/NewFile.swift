@@ -1,0 +1,45 @@
+import Control
+import Foundation
+import Glibc
+import Storage
+
+/// A file that appears under its name only when it is whole and on disk.
+final class NewFile {
+    let path: String
+    private(set) var size = 0
+    private let partial: String
+    private let descriptor: Int32
+
+    /// Throws `pathConflict` when there is something at `path`.
+    init(_ path: String) throws(RemfsError) {
+        self.path = path
+        partial = "\(path).partial-\(getpid())"
+        var status = stat()
+        guard unsafe lstat(path, &status) != 0 else { throw RemfsError(.pathConflict, "\(path) exists") }
+        descriptor = unsafe open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else { throw Directory.refusal(errno, "\(path) cannot be made") }
+    }
+
+    func append(_ data: Data) throws(RemfsError) {
+        do {
+            try FileHandle(fileDescriptor: descriptor, closeOnDealloc: false).write(contentsOf: data)
+        } catch {
+            throw RemfsError(.noSpace, "\(path) cannot be written", cause: String(describing: error))
+        }
+        size += data.count
+    }
+
+    func finish() throws(RemfsError) {
+        guard fsync(descriptor) == 0 else { throw Directory.refusal(errno, "\(path) cannot be written") }
+        // link(2) refuses what exists by now, where rename(2) would replace it.
+        guard unsafe link(partial, path) == 0 else {
+            if errno == EEXIST { throw RemfsError(.pathConflict, "\(path) exists") }
+            throw Directory.refusal(errno, "\(path) cannot be made")
+        }
+    }
+
+    deinit {
+        close(descriptor)
+        unsafe unlink(partial)
+    }
+}

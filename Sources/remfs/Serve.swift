@@ -1,0 +1,142 @@
+import ArgumentParser
+import Control
+import Filesystem
+import Glibc
+import Logging
+import Metrics
+import ServiceLifecycle
+import Storage
+import UnixSignals
+
+struct Serve: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Run the daemon in the foreground",
+        discussion: """
+            Ready when the socket answers GET /v1/status. SIGTERM and SIGINT stop it: the socket closes, mounts are drained and \
+            unmounted, stores closed. Each option may also stand in the configuration file (state_dir, ...) or in the environment \
+            (REMFS_STATE_DIR, ...).
+            """)
+
+    @Option(help: ArgumentHelp("Where stores live", valueName: "dir"), completion: .directory) var stateDir: String?
+    @Option(help: ArgumentHelp("Where the socket and sessions' mounts live", valueName: "dir"), completion: .directory)
+    var runtimeDir: String?
+    @Option(help: ArgumentHelp("The socket's path", valueName: "path"), completion: .file()) var socket: String?
+    @Option(help: ArgumentHelp("The socket's owner", valueName: "user")) var socketOwner: String?
+    @Option(help: ArgumentHelp("The group whose members may use the socket", valueName: "group")) var socketGroup: String?
+    @Option(help: "trace, debug, info, notice, warning, error or critical") var logLevel: String?
+    @Option(help: ArgumentHelp("The configuration file", valueName: "file"), completion: .file()) var config: String?
+
+    func run() async throws {
+        let flags: [Settings.Key: String?] = [
+            .stateDirectory: stateDir, .runtimeDirectory: runtimeDir, .socket: socket, .socketOwner: socketOwner,
+            .socketGroup: socketGroup, .logLevel: logLevel,
+        ]
+        let settings = try await Settings.load(flags.compactMapValues { $0 }, file: config)
+        LoggingSystem.bootstrap(StreamLogHandler.standardError)
+        let logger = Self.logger(settings.logLevel)
+        let metrics = PrometheusMetrics()
+        MetricsSystem.bootstrap(metrics)
+
+        // What we make is ours alone, unless it is given a mode on purpose.
+        umask(0o077)
+        Self.raiseDescriptorLimit(logger)
+        // Usually in the runtime directory, which it then makes for its group.
+        let socket = ControlSocket(path: settings.socket, owner: settings.socketOwner, group: settings.socketGroup)
+        try socket.prepare()
+        try Directory.make(settings.runtimeDirectory, mode: 0o750)
+
+        let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger)
+        let mounts = try MountTable(stores: stores, logger: logger)
+        let server = ControlServer(
+            .init(socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version), stores: stores, mounts: mounts,
+            metrics: metrics,
+            logger: logger
+        ) {
+            logger.notice(
+                "ready", metadata: ["socket": "\(socket.path)", "state": "\(settings.stateDirectory)", "version": "\(Remfs.version)"])
+            ServiceManager.notify("READY=1")
+        }
+        // Stopped from the last to the first: the roof before the ground.
+        let services: [any Service] = [
+            StoresService(stores: stores), MountsService(mounts: mounts), HangUpNotice(logger: logger), server,
+            StopNotice(logger: logger),
+        ]
+        let group = ServiceGroup(
+            configuration: .init(
+                services: services.map {
+                    // Also what fails is stopped in that order.
+                    .init(
+                        service: $0, successTerminationBehavior: .gracefullyShutdownGroup,
+                        failureTerminationBehavior: .gracefullyShutdownGroup)
+                },
+                gracefulShutdownSignals: [.sigterm, .sigint], logger: Self.quiet(logger)))
+        try await group.run()
+        logger.notice("stopped")
+    }
+
+    /// Each open file of a store and each mount holds a descriptor, and the usual soft limit is 1,024.
+    private static func raiseDescriptorLimit(_ logger: Logger) {
+        var limit = rlimit()
+        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+        guard unsafe getrlimit(resource, &limit) == 0, limit.rlim_cur < limit.rlim_max else { return }
+        limit.rlim_cur = limit.rlim_max
+        if unsafe setrlimit(resource, &limit) != 0 {
+            logger.warning("descriptor limit not raised", metadata: ["code": "\(errno)"])
+        }
+    }
+
+    private static func logger(_ level: Logger.Level) -> Logger {
+        var logger = Logger(label: "remfs")
+        logger.logLevel = level
+        return logger
+    }
+
+    /// ServiceLifecycle tells of each step at `debug`; what matters of them we say ourselves.
+    private static func quiet(_ logger: Logger) -> Logger {
+        var quiet = logger
+        quiet.logLevel = max(logger.logLevel, .info)
+        return quiet
+    }
+}
+
+/// Closes the stores once everything above them has stopped.
+private struct StoresService: Service {
+    let stores: StorePool
+
+    func run() async throws {
+        try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
+        await onThread("stores-close") { stores.close() }
+    }
+}
+
+/// Drains and unmounts once the socket is closed.
+private struct MountsService: Service {
+    let mounts: MountTable
+
+    func run() async throws {
+        try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
+        await onThread("mounts-stop") { mounts.stop() }
+    }
+}
+
+/// Tells systemd, and whoever reads the log, that a stop has begun.
+private struct StopNotice: Service {
+    let logger: Logger
+
+    func run() async throws {
+        try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
+        ServiceManager.notify("STOPPING=1")
+        logger.notice("stopping")
+    }
+}
+
+/// SIGHUP will mean to hand the mounts over to a successor; until then it must not kill the daemon, as it would by default.
+private struct HangUpNotice: Service {
+    let logger: Logger
+
+    func run() async throws {
+        for await _ in await UnixSignalsSequence(trapping: .sighup).cancelOnGracefulShutdown() {
+            logger.notice("hang-up ignored: handing over is not supported")
+        }
+    }
+}

@@ -1,0 +1,253 @@
+import ArgumentParser
+import Control
+import Foundation
+import Storage
+
+struct StoreCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "store", abstract: "Create, list and govern stores",
+        subcommands: [
+            CreateStore.self, ListStores.self, ShowStore.self, SetStore.self, ArchiveStore.self, DeleteStore.self, BackUpStore.self,
+        ])
+}
+
+/// How help texts describe a store argument.
+let storeHelp = ArgumentHelp("A store's ID, or a name that only one store has", valueName: "store")
+
+private struct CreateStore: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "create", abstract: "Create a store and print its ID")
+
+    @Argument(help: "Need not be unique") var name: String
+    @Option(help: "What the store is for; agents read it") var description: String?
+    @Option(help: ArgumentHelp("A pair of metadata; may be repeated", valueName: "key=value")) var metadata: [Pair] = []
+    @OptionGroup var daemon: DaemonOptions
+
+    struct Request: Encodable {
+        let name: String
+        let description: String?
+        let metadata: [String: String]?
+    }
+
+    func run() async throws {
+        let body = Request(name: name, description: description, metadata: metadata.isEmpty ? nil : Pair.dictionary(metadata))
+        let store: Wire.Store = try await daemon.client().call(.post, "/v1/memory_stores", body: body)
+        if daemon.json { try Output.json(store) } else { try Output.line(store.id) }
+    }
+}
+
+private struct ListStores: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "list", abstract: "List stores, newest first", aliases: ["ls"])
+
+    @Flag(help: "Show archived stores too") var archived = false
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let stores: [Wire.Store] = try await daemon.client()
+            .all("/v1/memory_stores", query: [("include_archived", archived ? "true" : nil)])
+        if daemon.json { return try Output.json(Wire.Page(data: stores, nextPage: nil)) }
+        try Output.table(
+            ["ID", "CREATED", "STATE", "NAME"],
+            stores.map { [$0.id, shortTime($0.createdAt), $0.archivedAt == nil ? "open" : "archived", $0.name] })
+    }
+}
+
+/// Everything there is to say of a store, as one document.
+private struct StoreReport: Encodable {
+    let store: Wire.Store
+    let policy: Wire.Policy
+    let statistics: Wire.StoreStatistics
+
+    private enum CodingKeys: String, CodingKey { case policy, statistics }
+
+    func encode(to encoder: any Encoder) throws {
+        try store.encode(to: encoder)
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(policy, forKey: .policy)
+        try container.encode(statistics, forKey: .statistics)
+    }
+}
+
+private struct ShowStore: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "show", abstract: "Show a store, its policy and its size")
+
+    @Argument(help: storeHelp) var store: String
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let client = try await daemon.client()
+        let store = try await client.store(store)
+        let policy: Wire.Policy = try await client.call(.get, "/v1/memory_stores/\(store.id)/policy")
+        let statistics: Wire.StoreStatistics = try await client.call(.get, "/v1/memory_stores/\(store.id)/statistics")
+        if daemon.json { return try Output.json(StoreReport(store: store, policy: policy, statistics: statistics)) }
+        var lines = [
+            ("id", store.id), ("name", store.name), ("description", store.description), ("created", store.createdAt),
+            ("updated", store.updatedAt), ("archived", store.archivedAt ?? "no"),
+        ]
+        lines += store.metadata.sorted { $0.key < $1.key }.map { ("metadata \($0.key)", $0.value) }
+        lines += [
+            ("memories", "\(statistics.memories)"), ("versions", "\(statistics.versions)"), ("files", "\(statistics.files)"),
+            ("content", "\(statistics.contentSizeBytes) bytes"), ("on disk", "\(statistics.diskSizeBytes) bytes"),
+            ("access", policy.access.rawValue), ("contract", "\(policy.contract)"),
+            ("max bytes per memory", "\(policy.maxBytesPerMemory)"), ("max memories", "\(policy.maxMemories)"),
+            ("max bytes", policy.maxBytes.map { "\($0)" } ?? "none"), ("secrets", policy.secrets.rawValue),
+            ("retention", policy.retentionDays.map { "\($0) days" } ?? "for ever"),
+            ("unversioned", policy.unversioned.joined(separator: " ")),
+        ]
+        let width = lines.map(\.0.count).max() ?? 0
+        for (name, value) in lines {
+            try Output.line(Output.printable(name) + String(repeating: " ", count: width - name.count + 2) + Output.printable(value))
+        }
+    }
+}
+
+private struct SetStore: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "set", abstract: "Change a store's name, description, metadata or policy",
+        discussion: "Only what is named changes. Policies act on live mounts at once.")
+
+    @Argument(help: storeHelp) var store: String
+    @Option var name: String?
+    @Option(help: "Empty clears") var description: String?
+    @Option(help: ArgumentHelp("Set a pair of metadata, or remove a key with an empty value; may be repeated", valueName: "key=value"))
+    var metadata: [Pair] = []
+    @Option(help: "read_write or read_only") var access: String?
+    @Option(help: ArgumentHelp("Apply the API's limits to mounts as well", valueName: "true|false")) var contract: Bool?
+    @Option(help: "Through a mount") var maxBytesPerMemory: Int64?
+    @Option var maxMemories: Int64?
+    @Option(help: "Content of all memories; 0 for no limit") var maxBytes: Int64?
+    @Option(help: ArgumentHelp("Names kept without versions; may be repeated, replaces all", valueName: "pattern")) var unversioned:
+        [String] = []
+    @Option(help: "allow, warn or refuse") var secrets: String?
+    @Option(help: "Days to keep versions that are no head; 0 for ever") var retentionDays: Int?
+    @OptionGroup var daemon: DaemonOptions
+
+    struct Update: Encodable {
+        let name: String?
+        let description: String?
+        let metadata: [String: String?]?
+        var isEmpty: Bool { name == nil && description == nil && metadata == nil }
+    }
+
+    struct PolicyUpdate: Encodable {
+        let access: String?
+        let contract: Bool?
+        let maxBytesPerMemory: Int64?
+        let maxMemories: Int64?
+        let maxBytes: Int64?
+        let unversioned: [String]?
+        let secrets: String?
+        let retentionDays: Int?
+
+        var isEmpty: Bool {
+            access == nil && contract == nil && maxBytesPerMemory == nil && maxMemories == nil && maxBytes == nil && unversioned == nil
+                && secrets == nil && retentionDays == nil
+        }
+
+        private enum CodingKeys: String, CodingKey {
+            case access, contract, unversioned, secrets
+            case maxBytesPerMemory = "max_bytes_per_memory"
+            case maxMemories = "max_memories"
+            case maxBytes = "max_bytes"
+            case retentionDays = "retention_days"
+        }
+    }
+
+    private var update: Update {
+        let patch = Dictionary(metadata.map { ($0.key, $0.value.isEmpty ? nil : $0.value) }) { $1 }
+        return Update(name: name, description: description, metadata: patch.isEmpty ? nil : patch)
+    }
+
+    private var policyUpdate: PolicyUpdate {
+        PolicyUpdate(
+            access: access, contract: contract, maxBytesPerMemory: maxBytesPerMemory, maxMemories: maxMemories, maxBytes: maxBytes,
+            unversioned: unversioned.isEmpty ? nil : unversioned, secrets: secrets, retentionDays: retentionDays)
+    }
+
+    func validate() throws {
+        if update.isEmpty && policyUpdate.isEmpty { throw ValidationError("Nothing to change: name at least one option.") }
+    }
+
+    func run() async throws {
+        let client = try await daemon.client()
+        let path = "/v1/memory_stores/\(try await client.store(store).id)"
+        // The policy first: it is what is likelier to be refused.
+        if !policyUpdate.isEmpty { _ = try await client.call(.post, "\(path)/policy", body: policyUpdate, as: Wire.Policy.self) }
+        if !update.isEmpty { _ = try await client.call(.post, path, body: update, as: Wire.Store.self) }
+        guard daemon.json else { return }
+        try Output.json(
+            StoreReport(
+                store: try await client.call(.get, path), policy: try await client.call(.get, "\(path)/policy"),
+                statistics: try await client.call(.get, "\(path)/statistics")))
+    }
+}
+
+private struct ArchiveStore: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "archive", abstract: "Close a store to writing, for good")
+
+    @Argument(help: storeHelp) var store: String
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let client = try await daemon.client()
+        let archived: Wire.Store = try await client.call(.post, "/v1/memory_stores/\(try await client.store(store).id)/archive")
+        if daemon.json { try Output.json(archived) }
+    }
+}
+
+private struct DeleteStore: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "delete", abstract: "Delete a store with all its memories and versions", aliases: ["rm"])
+
+    @Argument(help: storeHelp) var store: String
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let client = try await daemon.client()
+        let deleted: Wire.Deleted = try await client.call(.delete, "/v1/memory_stores/\(try await client.store(store).id)")
+        if daemon.json { try Output.json(deleted) }
+    }
+}
+
+private struct BackUpStore: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "backup", abstract: "Copy a store with its history into one SQLite file, while it is in use")
+
+    @Argument(help: storeHelp) var store: String
+    @Argument(help: "Must not exist", completion: .file()) var file: String
+    @OptionGroup var daemon: DaemonOptions
+
+    struct Report: Encodable {
+        let memoryStoreID: String
+        let file: String
+        let sizeInBytes: Int
+
+        private enum CodingKeys: String, CodingKey {
+            case file
+            case memoryStoreID = "memory_store_id"
+            case sizeInBytes = "size_bytes"
+        }
+    }
+
+    func run() async throws {
+        let client = try await daemon.client()
+        let id = try await client.store(store).id
+        let file = try NewFile(Settings.absolute(file))
+        try await client.stream(.get, "/v1/memory_stores/\(id)/backup") { (piece) throws(RemfsError) in try file.append(piece) }
+        try file.finish()
+        if daemon.json { try Output.json(Report(memoryStoreID: id, file: file.path, sizeInBytes: file.size)) }
+    }
+}
+
+/// `key=value` on the command line.
+struct Pair: ExpressibleByArgument {
+    let key: String
+    let value: String
+
+    init?(argument: String) {
+        guard let equals = argument.firstIndex(of: "="), equals != argument.startIndex else { return nil }
+        key = String(argument[..<equals])
+        value = String(argument[argument.index(after: equals)...])
+    }
+
+    static func dictionary(_ pairs: [Pair]) -> [String: String] { Dictionary(pairs.map { ($0.key, $0.value) }) { $1 } }
+}
