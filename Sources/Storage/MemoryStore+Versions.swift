@@ -115,7 +115,7 @@ extension MemoryStore {
 
     private func require(_ precondition: Precondition?, _ inode: Inode, _ state: StoreState) throws(RemfsError) {
         guard case .contentSHA256(let expected) = precondition else { return }
-        let digest = try inode.head?.digest ?? state.digest(of: inode)
+        let digest = if let known = inode.head?.digest { known } else { try state.digest(of: inode) }
         guard digest.hex == expected else {
             throw RemfsError(.preconditionFailed, "\(state.path(of: inode)) has content_sha256 \(digest.hex), not \(expected)")
         }
