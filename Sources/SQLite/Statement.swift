@@ -35,7 +35,9 @@ internal import CSQLite
             unsafe sqlite3_bind_null(handle, place)
             return
         }
-        value.withUTF8 { unsafe _ = sqlite3_bind_text64(handle, place, $0.baseAddress, UInt64($0.count), Self.transient, UInt8(SQLITE_UTF8)) }
+        value.withUTF8 {
+            unsafe _ = sqlite3_bind_text64(handle, place, $0.baseAddress, UInt64($0.count), Self.transient, UInt8(SQLITE_UTF8))
+        }
     }
 
     /// Bytes are copied.

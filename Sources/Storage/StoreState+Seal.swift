@@ -47,8 +47,12 @@ extension StoreState {
 
     /// Seals what is closed (`includingOpen`: also what is still being written) before the path of a memory changes hands.
     func sealBeforeNameGoes(_ inode: Inode, includingOpen: Bool) throws(RemfsError) {
-        if includingOpen, inode.head != nil, let save = inode.drafts?.saves.last, !save.isClosed, !save.extents.isEmpty { closeSave(of: inode) }
-        guard inode.drafts?.saves.first?.isClosed ?? false || (inode.changedBy != nil && inode.head != nil && inode.drafts == nil) else { return }
+        if includingOpen, inode.head != nil, let save = inode.drafts?.saves.last, !save.isClosed, !save.extents.isEmpty {
+            closeSave(of: inode)
+        }
+        guard inode.drafts?.saves.first?.isClosed ?? false || (inode.changedBy != nil && inode.head != nil && inode.drafts == nil) else {
+            return
+        }
         try seal([inode])
     }
 
@@ -181,7 +185,9 @@ extension StoreState {
             if content.count > extent.offset { content.removeSubrange(Int(extent.offset)...) }
         case .hole:
             let end = min(Int(extent.offset + extent.length), content.count)
-            if extent.offset < end { content.replaceSubrange(Int(extent.offset)..<end, with: repeatElement(0, count: end - Int(extent.offset))) }
+            if extent.offset < end {
+                content.replaceSubrange(Int(extent.offset)..<end, with: repeatElement(0, count: end - Int(extent.offset)))
+            }
         case .bytes:
             let start = Int(extent.offset)
             if content.count < start { content.append(contentsOf: repeatElement(0, count: start - content.count)) }
@@ -224,7 +230,8 @@ extension StoreState {
                     (
                         place,
                         NewChunk(
-                            number: extent.id, digest: Digest(of: bytes), size: bytes.count, bytes: nil, previous: previous.number, delta: nil,
+                            number: extent.id, digest: Digest(of: bytes), size: bytes.count, bytes: nil, previous: previous.number,
+                            delta: nil,
                             sequence: previous.sequence)
                     ))
                 result.append(extent.id)
