@@ -354,6 +354,8 @@ extension StoreState {
                 append(
                     &outcome, path: path, author: step.save.author, base: step.save.base ?? inode.staleBase,
                     isStale: step.save.isStale || inode.staleBase != nil)
+                // The version holds the chunks from here on.
+                outcome.ownsContent = false
             }
         }
         if outcome.versions.isEmpty, let author = plan.movedBy, inode.links > 0, inode.drafts?.saves.first.map({ $0.isClosed }) ?? true {
@@ -375,8 +377,6 @@ extension StoreState {
                 outcome.content = head.content
                 outcome.ownsContent = false
             }
-        } else if !outcome.versions.isEmpty {
-            outcome.ownsContent = false
         }
         for version in outcome.versions { try insert(version) }
         let isSettled = inode.drafts.map { $0.saves.count == plan.steps.count } ?? true
