@@ -400,7 +400,7 @@ extension StoreState {
     /// Whether the head version says already what the file has become.
     private func isHead(_ outcome: SealOutcome, at path: String) throws(SQLiteError) -> Bool {
         guard let head = outcome.head, let digest = outcome.digest, head.digest == digest, head.size == outcome.size else { return false }
-        let row = try writer.prepare("SELECT directory || name FROM version WHERE number = ?1")
+        let row = try statements.cached("SELECT directory || name FROM version WHERE number = ?1")
         row.bind(head.version, at: 1)
         defer { row.reset() }
         return try row.step() && row.text(0) == path
