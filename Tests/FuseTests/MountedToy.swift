@@ -37,13 +37,18 @@ struct MountedToy {
         return geteuid() == 0
     }()
 
+    /// Workers that nobody expects to stall, on a machine that may be slow.
+    static func quietWorkers() -> FuseWorkers {
+        FuseWorkers(stallLimit: .seconds(20), hangLimit: .seconds(40)) { stall in Issue.record("unexpected: \(stall)") }
+    }
+
     /// Runs `body` on a fresh mount, and takes it down again whatever happens.
     static func with(
         _ options: FuseConnectionOptions = FuseConnectionOptions(), mounting: FuseMountpoint.Options = .init(),
         workers given: FuseWorkers? = nil,
         _ body: (MountedToy) throws -> Void
     ) throws {
-        let workers = given ?? FuseWorkers { stall in Issue.record("unexpected: \(stall)") }
+        let workers = given ?? MountedToy.quietWorkers()
         defer { if given == nil { workers.stop() } }
         try TemporaryDirectory.with { directory in
             let mounted = try mount(ToyFilesystem(options), at: directory, workers, mounting)
@@ -152,11 +157,14 @@ struct MountedToy {
 enum TemporaryDirectory {
     static let prefix = "remfs-fusetests"
 
-    /// Clears what a crashed run left: its dead mounts.
+    /// Clears what a crashed run left: its dead mounts and their directories.
     private static let cleared: Void = {
         do {
             for mount in try FuseMountpoint.existing() where mount.source == Array(prefix.utf8) && mount.isDead {
                 try FuseMountpoint.unmount(mount.path, lazily: true)
+                let path = String(decoding: mount.path, as: UTF8.self)
+                rmdir(path)
+                rmdir(String(path.prefix(upTo: path.lastIndex(of: "/")!)))
             }
         } catch {
             Issue.record("cannot clear old mounts: \(error)")

@@ -205,7 +205,7 @@ extension FuseTests {
         }
 
         @Test func fiftyMountsShareTheWorkers() throws {
-            let workers = FuseWorkers { stall in Issue.record("unexpected: \(stall)") }
+            let workers = MountedToy.quietWorkers()
             defer { workers.stop() }
             try Self.nested(50) { mounts in
                 #expect(mounts.count == 50)
@@ -244,7 +244,7 @@ extension FuseTests {
         }
 
         @Test func stoppingEndsWhatIsStillServed() throws {
-            let workers = FuseWorkers { stall in Issue.record("unexpected: \(stall)") }
+            let workers = MountedToy.quietWorkers()
             try TemporaryDirectory.with { path in
                 let mount = try MountedToy.mount(ToyFilesystem(), at: path, workers)
                 defer { mount.unmountAnyway() }
