@@ -190,12 +190,20 @@ extension FuseMountpoint {
         package let number: UInt32
 
         /// Whether nobody serves it any more (ENOTCONN). Asks the file system, so it waits for a server that lives and is slow.
+        ///
+        /// False as well for a server that was killed and cannot die, since one of its threads waits in the kernel with a notification:
+        /// such a connection has requests waiting, and only `abort` ends it.
         package var isDead: Bool {
-            // A connection with requests waiting has someone to wait for: dead ones fail them at once.
+            // A connection with requests waiting has a descriptor that is open somewhere: others fail them at once.
             if let waiting = FuseControl.waiting(number), waiting > 0 { return false }
             var statistics = statvfs()
             return unsafe FuseMountpoint.withCString(path) { unsafe statvfs($0, &statistics) } != 0 && errno == ENOTCONN
         }
+
+        /// Ends its connection, whoever serves it: who waits gets ECONNABORTED. It is dead then and still mounted.
+        ///
+        /// - Returns: an errno; EACCES without the right.
+        package func abort() -> Int32 { FuseControl.abort(number) }
     }
 
     /// All mounts of type `fuse.remfs`, in the order in which they were mounted.

@@ -30,7 +30,7 @@ extension FuseTests {
             try TemporaryDirectory.with(named: "a,b c\\d\n\te\\040é-o ro") { path in
                 var options = FuseMountpoint.Options()
                 options.way = way
-                options.source = Array("x,y \\z".utf8)
+                options.source = TemporaryDirectory.source + Array(".x,y \\z".utf8)
                 let (mountpoint, device) = try FuseMountpoint.mount(at: Array(path.utf8), options)
                 let toy = ToyFilesystem()
                 let connection = try FuseConnection(filesystem: toy, device: device, number: mountpoint.number)
@@ -40,7 +40,7 @@ extension FuseTests {
                 try mount.write("f", "x")
                 let found = try FuseMountpoint.existing().filter { $0.path == Array(path.utf8) }
                 #expect(found.count == 1)
-                #expect(found.first?.source == Array("x,y \\z".utf8))
+                #expect(found.first?.source == options.source)
                 #expect(found.first?.number == mountpoint.number && mountpoint.number != nil)
                 #expect(found.first?.isDead == false)
                 try mountpoint.unmount()

@@ -281,7 +281,7 @@ extension FuseTests {
                 let text = String(decoding: target[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self)
                 if !text.hasPrefix("/proc/") { found.descriptors.append("\(descriptor) \(text)") }
             }
-            found.mounts = (try? FuseMountpoint.existing().filter { $0.source == Array(TemporaryDirectory.prefix.utf8) }.count) ?? -1
+            found.mounts = (try? FuseMountpoint.existing().filter { $0.source == TemporaryDirectory.source }.count) ?? -1
             return found
         }
 
