@@ -85,6 +85,7 @@ internal import CSQLite
     @inline(__always)
     package func step() throws(SQLiteError) -> Bool {
         if let fault = connection.fault, let injected = fault() {
+            unsafe sqlite3_reset(handle)
             throw SQLiteError(code: injected, message: "injected fault", sql: sql)
         }
         let code = unsafe sqlite3_step(handle)
