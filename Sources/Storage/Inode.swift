@@ -114,6 +114,9 @@ final class Inode {
     var bornBy: Int32
     var born: Int64
 
+    /// As the row keeps them.
+    var storedFlags: Flags { flags }
+
     var kind: UInt32 { mode & UInt32(S_IFMT) }
     var isDirectory: Bool { kind == UInt32(S_IFDIR) }
     var isRegular: Bool { kind == UInt32(S_IFREG) }
