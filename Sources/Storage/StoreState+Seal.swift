@@ -97,41 +97,57 @@ extension StoreState {
     // MARK: Working out
 
     private func plan(_ inode: Inode) throws(SQLiteError) -> SealPlan? {
-        let saves = inode.drafts?.saves.prefix { $0.isClosed } ?? []
+        // What is left over of a long burst is sealed by the next round: its contents are held in memory until they are written.
+        let saves = (inode.drafts?.saves.prefix { $0.isClosed } ?? []).prefix(Self.savesPerSeal)
         var plan = SealPlan(inode: inode, steps: [], movedBy: nil)
         // An unlinked file has no path to have versions at: what was closed was sealed before its name went.
         if inode.links == 0 { return nil }
         var list = inode.content.chunks
         var size = inode.sealedSize
-        var small: [UInt8]?
+        var fresh = FreshChunks()
         for save in saves {
-            let step: SealPlan.Step
-            if save.size <= Content.chunkSize, size <= Content.chunkSize {
-                step = try planSmall(save, of: inode, list: list, size: size, bytes: &small)
-            } else {
-                step = try planLarge(save, of: inode, list: list, size: size)
-                small = nil
-            }
+            let step =
+                save.size <= Content.chunkSize && size <= Content.chunkSize
+                ? try planSmall(save, of: inode, list: list, size: size, &fresh)
+                : try planLarge(save, of: inode, list: list, size: size, &fresh)
             plan.steps.append(step)
             list = step.list
             size = step.size
         }
-        if plan.steps.count > 1 { encodeWithin(&plan) }
+        if plan.steps.count > 1 { encodeWithin(&plan, fresh) }
         if inode.changedBy != nil, inode.isMemory { plan.movedBy = inode.changedBy }
         return plan.steps.isEmpty && plan.movedBy == nil ? nil : plan
     }
 
-    private func previousChunk(_ list: [Int64], _ place: Int) throws(SQLiteError) -> (number: Int64?, sequence: Int64) {
-        guard place < list.count, list[place] != 0 else { return (nil, 1) }
-        // A chunk of the same seal has no row yet: its sequence is set by `encodeWithin`.
-        return (list[place], (try chunkRow(list[place])?.sequence ?? 0) + 1)
+    /// Chunks that this seal is about to store, for the saves that go on from them.
+    private typealias FreshChunks = [Int64: (bytes: [UInt8], sequence: Int64)]
+
+    private static let savesPerSeal = 64
+
+    private func content(of chunk: Int64, _ fresh: FreshChunks) throws(SQLiteError) -> [UInt8] {
+        if let found = fresh[chunk] { return found.bytes }
+        return try bytes(of: chunk)
+    }
+
+    /// A chunk to be stored at `place`, after the one that `list` has there.
+    private func newChunk(
+        _ number: Int64, _ bytes: [UInt8], isStored: Bool, replacing list: [Int64], at place: Int, _ fresh: inout FreshChunks
+    ) throws(SQLiteError) -> NewChunk {
+        let previous = place < list.count && list[place] != 0 ? list[place] : nil
+        var sequence: Int64 = 1
+        if let previous {
+            if let found = fresh[previous] { sequence = found.sequence + 1 } else { sequence = (try chunkRow(previous)?.sequence ?? 0) + 1 }
+        }
+        fresh[number] = (bytes, sequence)
+        return NewChunk(
+            number: number, digest: Digest(of: bytes), size: bytes.count, bytes: isStored ? nil : bytes, previous: previous, delta: nil,
+            sequence: sequence)
     }
 
     private func planSmall(
-        _ save: Save, of inode: Inode, list: [Int64], size: Int64, bytes: inout [UInt8]?
+        _ save: Save, of inode: Inode, list: [Int64], size: Int64, _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> SealPlan.Step {
         if save.size == 0 {
-            bytes = []
             return SealPlan.Step(
                 save: save, chunks: [], list: [], size: 0, digest: .ofNothing,
                 isUnchanged: isUnchanged(inode, after: save, size: 0, digest: .ofNothing))
@@ -143,21 +159,15 @@ extension StoreState {
             content = try self.bytes(of: last)
             kept = last.id
         } else {
-            if let bytes { content = bytes } else { content = size == 0 ? [] : try self.bytes(of: list[0]) }
+            content = size == 0 || list[0] == 0 ? [UInt8](repeating: 0, count: Int(size)) : try self.content(of: list[0], fresh)
             for extent in save.extents { try apply(extent, to: &content) }
             if content.count < save.size { content.append(contentsOf: repeatElement(0, count: Int(save.size) - content.count)) }
             content.removeSubrange(Int(save.size)...)
         }
-        let digest = Digest(of: content)
-        bytes = content
-        let previous = try previousChunk(list, 0)
-        let number = kept ?? save.nextID()
-        let chunk = NewChunk(
-            number: number, digest: digest, size: content.count, bytes: kept == nil ? content : nil, previous: previous.number, delta: nil,
-            sequence: previous.sequence)
+        let chunk = try newChunk(kept ?? save.nextID(), content, isStored: kept != nil, replacing: list, at: 0, &fresh)
         return SealPlan.Step(
-            save: save, chunks: [(0, chunk)], list: [number], size: save.size, digest: digest,
-            isUnchanged: isUnchanged(inode, after: save, size: save.size, digest: digest))
+            save: save, chunks: [(0, chunk)], list: [chunk.number], size: save.size, digest: chunk.digest,
+            isUnchanged: isUnchanged(inode, after: save, size: save.size, digest: chunk.digest))
     }
 
     /// Whether a save came to what the version before it holds.
@@ -191,7 +201,9 @@ extension StoreState {
     }
 
     /// A file of several chunks: only those that the save touched are read, hashed and stored.
-    private func planLarge(_ save: Save, of inode: Inode, list: [Int64], size: Int64) throws(SQLiteError) -> SealPlan.Step {
+    private func planLarge(
+        _ save: Save, of inode: Inode, list: [Int64], size: Int64, _ fresh: inout FreshChunks
+    ) throws(SQLiteError) -> SealPlan.Step {
         let drafts = Drafts(sealedSize: size)
         for extent in save.extents { drafts.apply(extent) }
         let block = Content.chunkSize
@@ -219,20 +231,13 @@ extension StoreState {
             {
                 let extent = segments[0].extent
                 let bytes = try self.bytes(of: extent)
-                let previous = try previousChunk(list, place)
-                chunks.append(
-                    (
-                        place,
-                        NewChunk(
-                            number: extent.id, digest: Digest(of: bytes), size: bytes.count, bytes: nil, previous: previous.number, delta: nil,
-                            sequence: previous.sequence)
-                    ))
+                chunks.append((place, try newChunk(extent.id, bytes, isStored: true, replacing: list, at: place, &fresh)))
                 result.append(extent.id)
                 continue
             }
             var bytes = [UInt8](repeating: 0, count: Int(end - start))
             if old != 0, drafts.sealedLimit > start {
-                let sealed = try self.bytes(of: old)
+                let sealed = try content(of: old, fresh)
                 let shown = Int(min(Int64(sealed.count), drafts.sealedLimit - start, end - start))
                 bytes.replaceSubrange(0..<shown, with: sealed[0..<shown])
             }
@@ -252,15 +257,8 @@ extension StoreState {
                 result.append(0)
                 continue
             }
-            let previous = try previousChunk(list, place)
             let number = save.nextID()
-            chunks.append(
-                (
-                    place,
-                    NewChunk(
-                        number: number, digest: Digest(of: bytes), size: bytes.count, bytes: bytes, previous: previous.number, delta: nil,
-                        sequence: previous.sequence)
-                ))
+            chunks.append((place, try newChunk(number, bytes, isStored: false, replacing: list, at: place, &fresh)))
             result.append(number)
         }
         return SealPlan.Step(
@@ -269,28 +267,26 @@ extension StoreState {
                 && inode.head?.size == save.size && result == list)
     }
 
-    /// Several saves of one small file at once: the older ones are written as deltas from the start.
-    private func encodeWithin(_ plan: inout SealPlan) {
-        var contents: [Int64: (place: Int, bytes: [UInt8])] = [:]
-        for place in plan.steps.indices {
-            guard plan.steps[place].chunks.count == 1, plan.steps[place].size <= Content.chunkSize else { continue }
-            var chunk = plan.steps[place].chunks[0].chunk
-            if place > 0, let before = plan.steps[place - 1].chunks.first?.chunk, plan.steps[place - 1].chunks.count == 1,
-                chunk.previous == before.number
-            {
-                chunk.sequence = before.sequence + 1
-                plan.steps[place].chunks[0].chunk = chunk
-            }
-            if let bytes = chunk.bytes { contents[chunk.sequence] = (place, bytes) }
-        }
+    /// Several saves of one file at once: older chunks are written as deltas of newer ones from the start.
+    private func encodeWithin(_ plan: inout SealPlan, _ fresh: FreshChunks) {
         guard plan.inode.isMemory else { return }
-        for (sequence, content) in contents {
-            guard let base = contents[DeltaChain.base(of: sequence)], base.place > content.place else { continue }
-            var chunk = plan.steps[content.place].chunks[0].chunk
-            let program = Delta.encode(content.bytes, against: base.bytes)
-            guard program.count * 4 < content.bytes.count * 3 else { continue }
-            chunk.delta = (plan.steps[base.place].chunks[0].chunk.number, program)
-            plan.steps[content.place].chunks[0].chunk = chunk
+        struct Part: Hashable {
+            let place: Int
+            let sequence: Int64
+        }
+        var numbers: [Part: Int64] = [:]
+        for step in plan.steps {
+            for (place, chunk) in step.chunks { numbers[Part(place: place, sequence: chunk.sequence)] = chunk.number }
+        }
+        for step in plan.steps.indices {
+            for index in plan.steps[step].chunks.indices {
+                let (place, chunk) = plan.steps[step].chunks[index]
+                guard let bytes = chunk.bytes, let base = numbers[Part(place: place, sequence: DeltaChain.base(of: chunk.sequence))],
+                    base != chunk.number, let newer = fresh[base]
+                else { continue }
+                let program = Delta.encode(bytes, against: newer.bytes)
+                if program.count * 4 < bytes.count * 3 { plan.steps[step].chunks[index].chunk.delta = (base, program) }
+            }
         }
     }
 }
@@ -491,7 +487,12 @@ extension StoreState {
         }
         if let drafts = inode.drafts {
             drafts.saves.removeFirst(outcome.plan.steps.count)
-            if drafts.saves.isEmpty { inode.drafts = nil } else { drafts.rebuild(sealedSize: outcome.size) }
+            if drafts.saves.isEmpty {
+                inode.drafts = nil
+            } else {
+                drafts.rebuild(sealedSize: outcome.size)
+                if drafts.saves[0].isClosed { enqueueSeal(inode) }
+            }
         }
         if inode.isMemory { deltaCandidates.append(contentsOf: outcome.candidates) }
         // Every other mount may hold pages of a version that ended up elsewhere, but the bytes are the same: nothing to invalidate.
