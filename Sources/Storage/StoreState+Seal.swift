@@ -11,7 +11,7 @@ struct SealPlan {
         let size: Int64
         let digest: Digest?
         /// Nothing changed against the version before: no version.
-        let isUnchanged: Bool
+        var isUnchanged: Bool
     }
 
     let inode: Inode
@@ -106,11 +106,17 @@ extension StoreState {
         var size = inode.sealedSize
         var fresh = FreshChunks()
         for save in saves {
-            let step =
+            var step =
                 save.size <= Content.chunkSize && size <= Content.chunkSize
                 ? try planSmall(save, of: inode, list: list, size: size, &fresh)
                 : try planLarge(save, of: inode, list: list, size: size, &fresh)
+            if let before = plan.steps.last(where: { !$0.isUnchanged }), inode.isMemory, !save.isSuperseded, !before.save.isSuperseded,
+                before.digest != nil, before.digest == step.digest, before.size == step.size
+            {
+                step.isUnchanged = true
+            }
             plan.steps.append(step)
+            guard !step.isUnchanged else { continue }
             list = step.list
             size = step.size
         }
@@ -261,10 +267,23 @@ extension StoreState {
             chunks.append((place, try newChunk(number, bytes, isStored: false, replacing: list, at: place, &fresh)))
             result.append(number)
         }
+        // Content up to a mebibyte is hashed when it is sealed; what is larger when someone asks.
+        var digest: Digest?
+        if save.size <= 1 << 20 {
+            digest = try unsafe Digest { (take) throws(SQLiteError) in
+                for (place, chunk) in result.enumerated() {
+                    let length = Int(min(block, save.size - Int64(place) * block))
+                    var bytes = chunk == 0 ? [] : try content(of: chunk, fresh)
+                    if bytes.count < length { bytes.append(contentsOf: repeatElement(0, count: length - bytes.count)) }
+                    unsafe bytes.withUnsafeBytes { unsafe take(UnsafeRawBufferPointer(rebasing: $0[0..<length])) }
+                }
+            }
+        }
+        let sameChunks = chunks.isEmpty && save === inode.drafts?.saves.first && inode.changedBy == nil && inode.isMemory
+            && inode.head?.size == save.size && result == list
         return SealPlan.Step(
-            save: save, chunks: chunks, list: result, size: save.size, digest: nil,
-            isUnchanged: chunks.isEmpty && save === inode.drafts?.saves.first && inode.changedBy == nil && inode.isMemory
-                && inode.head?.size == save.size && result == list)
+            save: save, chunks: chunks, list: result, size: save.size, digest: digest,
+            isUnchanged: sameChunks || isUnchanged(inode, after: save, size: save.size, digest: digest))
     }
 
     /// Several saves of one file at once: older chunks are written as deltas of newer ones from the start.
@@ -312,23 +331,25 @@ extension StoreState {
         var outcome = SealOutcome(
             plan: plan, content: inode.content, size: inode.sealedSize, digest: inode.digest, head: inode.head,
             ownsContent: inode.ownsContent)
+        // The newest first: older chunks are deltas of newer ones, which must be there when one of them is found to be needed whole.
         var renamed: [Int64: Int64] = [:]
+        for step in plan.steps.reversed() where !step.isUnchanged {
+            for (_, chunk) in step.chunks {
+                var chunk = chunk
+                if let delta = chunk.delta, let base = renamed[delta.base] { chunk.delta = (base, delta.program) }
+                let number = try store(chunk, for: inode.number)
+                if number != chunk.number {
+                    renamed[chunk.number] = number
+                } else if chunk.delta == nil, !DeltaChain.steps(endingAt: chunk.sequence).isEmpty {
+                    outcome.candidates.append(number)
+                }
+            }
+        }
         for step in plan.steps {
-            var list = step.list.map { renamed[$0] ?? $0 }
+            let list = step.list.map { renamed[$0] ?? $0 }
             if step.isUnchanged {
                 try drop(step.save, keeping: [])
                 continue
-            }
-            var stored: Set<Int64> = []
-            for (place, chunk) in step.chunks {
-                let number = try store(chunk, for: inode.number)
-                stored.insert(chunk.number)
-                if number != chunk.number {
-                    renamed[chunk.number] = number
-                    list[place] = number
-                } else if chunk.delta == nil, DeltaChain.steps(endingAt: chunk.sequence).isEmpty == false {
-                    outcome.candidates.append(number)
-                }
             }
             // Parts that stay are used once more by the new version.
             for (place, number) in list.enumerated() where number != 0 && !step.chunks.contains(where: { $0.place == place }) {
@@ -336,13 +357,12 @@ extension StoreState {
                 try statements.addReference.run()
             }
             let content = Content(list, size: step.size)
-            let digest = if let digest = step.digest { digest } else { try digestIfSmall(of: content, size: step.size) }
             if outcome.ownsContent { try release(outcome.content) }
             outcome.content = content
             outcome.size = step.size
-            outcome.digest = digest
+            outcome.digest = step.digest
             outcome.ownsContent = true
-            try drop(step.save, keeping: stored)
+            try drop(step.save, keeping: Set(step.chunks.map(\.chunk.number)))
             let isVersion = inode.isMemory && !step.save.isSuperseded
             if isVersion {
                 // The name changed and the bytes too: one version tells both, by who wrote the bytes.
@@ -415,12 +435,6 @@ extension StoreState {
                 try statements.deleteExtent.run()
             }
         }
-    }
-
-    /// Content up to a mebibyte is hashed when it is sealed; what is larger when someone asks.
-    private func digestIfSmall(of content: Content, size: Int64) throws(SQLiteError) -> Digest? {
-        guard size <= 1 << 20 else { return nil }
-        return unsafe try Digest { (take) throws(SQLiteError) in unsafe try forEachPart(of: content, size: size, take) }
     }
 
     /// The hash of a memory's head, however large.
