@@ -2,8 +2,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/fanotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "CFuse.h"
 
@@ -33,4 +35,38 @@ int64_t cfuse_device_minor(const char *path) {
     struct statx result;
     if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &result) != 0) return -errno;
     return result.stx_dev_minor;
+}
+
+int cfuse_close_events(void) {
+    int group = fanotify_init(FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS,
+                              O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_LARGEFILE | O_NOATIME);
+    return group < 0 ? -errno : group;
+}
+
+int cfuse_watch_closes(int group, const char *path) {
+    return fanotify_mark(group, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_CLOSE_WRITE, AT_FDCWD, path) == 0 ? 0 : -errno;
+}
+
+int cfuse_read_closes(int group, struct cfuse_close *closes, int most) {
+    struct fanotify_event_metadata events[64];
+    size_t room = (size_t)(most < 64 ? most : 64) * sizeof events[0];
+    ssize_t length = read(group, events, room);
+    if (length < 0) return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    int count = 0, dropped = 0;
+    struct fanotify_event_metadata *event = events;
+    for (; FAN_EVENT_OK(event, length); event = FAN_EVENT_NEXT(event, length)) {
+        if (event->fd < 0) {
+            if (event->mask & FAN_Q_OVERFLOW) dropped = 1;
+            continue;
+        }
+        struct statx result;
+        // DONT_SYNC: what the kernel knows will do; asking the server would be asking ourselves.
+        if (statx(event->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &result) == 0) {
+            closes[count].inode = result.stx_ino;
+            closes[count].device_minor = result.stx_dev_minor;
+            count++;
+        }
+        close(event->fd);
+    }
+    return dropped ? -ENOBUFS : count;
 }

@@ -27,7 +27,7 @@ extension FuseConnection {
     }
 
     /// Says that `name` in `parent`, which was `child`, is deleted: as `invalidateName`, and watchers (inotify) hear of it. Where another
-    /// inode has the name by now ENOENT is returned, for a directory that the kernel believes full ENOTEMPTY.
+    /// inode has the name by now nobody hears of it and ENOENT is returned; for a directory that the kernel believes full ENOTEMPTY.
     package func notifyDelete(_ name: UnsafeRawBufferPointer, in parent: NodeID, child: NodeID) -> Int32 {
         let body = fuse_notify_delete_out(parent: parent, child: child, namelen: UInt32(name.count), padding: 0)
         return unsafe notify(FUSE_NOTIFY_DELETE, body, name: name)

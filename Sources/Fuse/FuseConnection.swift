@@ -51,7 +51,7 @@ internal import Threads
     /// - Parameters:
     ///   - device: an open `/dev/fuse`, owned by the connection from here on (also when this throws) and made non-blocking.
     ///   - number: the minor number of the mount's device, for `abort`.
-    ///   - handshake: what `handshake` was in the predecessor. The file system hears `connectionDidStart` when it is served.
+    ///   - handshake: what `handshake` was in the predecessor. The file system then hears `connectionDidStart` in here.
     package init(filesystem: any FuseFilesystem, device: Int32, number: UInt32?, adopting handshake: Handshake? = nil) throws(Failure) {
         self.filesystem = filesystem
         self.device = device
@@ -71,6 +71,7 @@ internal import Threads
                 finish(notifying: false)
                 throw .handshake
             }
+            filesystem.connectionDidStart(self)
         }
     }
 

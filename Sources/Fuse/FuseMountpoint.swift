@@ -35,7 +35,13 @@ package struct FuseMountpoint: Sendable {
         /// EPERM where the helper failed.
         package let errno: Int32
         /// What the helper said, else empty.
-        package var detail = ""
+        package let detail: String
+
+        package init(call: String, errno: Int32, detail: String = "") {
+            self.call = call
+            self.errno = errno
+            self.detail = detail
+        }
     }
 
     /// As it was given: any bytes that a path may have, without a NUL.

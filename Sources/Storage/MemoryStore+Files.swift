@@ -189,7 +189,7 @@ extension MemoryStore {
         _ name: String, of number: InodeNumber, to value: [UInt8], _ rule: AttributeRule, by caller: Caller
     ) throws(RemfsError) {
         try change(by: caller.origin.number) { (state) throws(RemfsError) in
-            try state.requireWritable()
+            try state.requireWritable(by: caller)
             let inode = try state.inode(number)
             let exists = try state.extendedAttribute(name, of: inode) != nil
             if rule == .create, exists { throw RemfsError(.pathConflict, "attribute \(name) exists") }
@@ -227,9 +227,23 @@ extension MemoryStore {
         }
     }
 
+    /// What `user.remfs.*` says of a memory's head; empty for what is no memory or has no version yet.
+    package func toldAttributes(of number: InodeNumber) throws(RemfsError) -> [String: String] {
+        try settle()
+        let head = try look { (state) throws(RemfsError) -> (memory: Int64, version: Int64, digest: Digest?)? in
+            try state.inode(number).head.map { ($0.memory, $0.version, $0.digest) }
+        }
+        guard let head else { return [:] }
+        let version = try self.version(VersionID(store: id, number: head.version))
+        return [
+            "user.remfs.version": version.id.description, "user.remfs.memory_id": MemoryID(store: id, number: head.memory).description,
+            "user.remfs.sha256": version.contentSHA256 ?? "", "user.remfs.actor": version.author.actor.id,
+        ]
+    }
+
     package func removeExtendedAttribute(_ name: String, of number: InodeNumber, by caller: Caller) throws(RemfsError) {
         try change(by: caller.origin.number) { (state) throws(RemfsError) in
-            try state.requireWritable()
+            try state.requireWritable(by: caller)
             let inode = try state.inode(number)
             guard try state.extendedAttribute(name, of: inode) != nil else { throw RemfsError(.notFound, "attribute \(name) does not exist") }
             let time = state.now()

@@ -7,36 +7,42 @@ extension MemoryStore {
 
     package func memory(_ memory: MemoryID) throws(RemfsError) -> Memory {
         try settle()
-        return try look { (state) throws(RemfsError) in try self.shown(state.memoryInode(memory), state) }
+        return try complete(try look { (state) throws(RemfsError) in try self.shown(state.memoryInode(memory), state) })
     }
 
     /// By an absolute path, as the store shows it.
     package func memory(at path: String) throws(RemfsError) -> Memory {
         try settle()
-        return try look { (state) throws(RemfsError) in
-            guard let inode = state.find(path), let memory = state.memory(inode) else {
-                throw RemfsError(.notFound, "\(path) not found in \(state.label)")
-            }
-            return try self.complete(memory, inode, state)
-        }
+        return try complete(
+            try look { (state) throws(RemfsError) in
+                guard let inode = state.find(path), let memory = state.memory(inode) else {
+                    throw RemfsError(.notFound, "\(path) not found in \(state.label)")
+                }
+                return memory
+            })
     }
 
     private func shown(_ inode: Inode, _ state: StoreState) throws(RemfsError) -> Memory {
         guard let memory = state.memory(inode) else { throw RemfsError(.notFound, "the memory is gone") }
-        return try complete(memory, inode, state)
+        return memory
     }
 
-    /// Content over a mebibyte is hashed when someone first asks; the answer stays with the head.
-    private func complete(_ memory: Memory, _ inode: Inode, _ state: StoreState) throws(RemfsError) -> Memory {
-        guard memory.contentSHA256.isEmpty, let head = inode.head else { return memory }
-        let digest = try state.query { () throws(SQLiteError) in
-            unsafe try Digest { (take) throws(SQLiteError) in unsafe try state.forEachPart(of: head.content, size: head.size, take) }
+    /// Content over a mebibyte is hashed when someone first asks, without the store's lock; the answer stays with the head.
+    private func complete(_ memory: Memory) throws(RemfsError) -> Memory {
+        guard memory.contentSHA256.isEmpty else { return memory }
+        let found = try look { (state) throws(RemfsError) in try state.memoryInode(memory.id).head }
+        guard let head = found else { throw RemfsError(.notFound, "memory \(memory.id) not found") }
+        let digest = try readers.read { (reader) throws(SQLiteError) in try reader.digest(of: head.content, size: head.size) }
+        return try look { (state) throws(RemfsError) in
+            let inode = try state.memoryInode(memory.id)
+            if inode.head?.version == head.version {
+                inode.head = MemoryHead(
+                    memory: head.memory, version: head.version, created: head.created, updated: head.updated, size: head.size, digest: digest,
+                    content: head.content, origin: head.origin)
+            }
+            guard let complete = state.memory(inode) else { throw RemfsError(.notFound, "memory \(memory.id) not found") }
+            return complete
         }
-        inode.head = MemoryHead(
-            memory: head.memory, version: head.version, created: head.created, updated: head.updated, size: head.size, digest: digest,
-            content: head.content, origin: head.origin)
-        guard let complete = state.memory(inode) else { return memory }
-        return complete
     }
 
     /// The bytes of a memory's head, checked against their hashes. Throws `corrupted` where they do not match.
@@ -52,7 +58,7 @@ extension MemoryStore {
     /// one prefix for each directory. `after` is the path, or prefix, of the last item of the page before.
     package func memories(under prefix: String, depth: Int, after: String?, limit: Int) throws(RemfsError) -> [MemoryListing] {
         try settle()
-        return try look { (state) throws(RemfsError) in
+        let rows = try look { (state) throws(RemfsError) in
             var rows: [MemoryListing] = []
             for item in state.memories(under: prefix, depth: depth, after: after, limit: limit) {
                 switch item {
@@ -62,6 +68,11 @@ extension MemoryStore {
             }
             return rows
         }
+        var complete: [MemoryListing] = []
+        for row in rows {
+            if case .memory(let memory) = row { complete.append(.memory(try self.complete(memory))) } else { complete.append(row) }
+        }
+        return complete
     }
 
     // MARK: Changing
@@ -81,7 +92,7 @@ extension MemoryStore {
                 let inode = try state.memoryInode(id)
                 try state.requireWritable()
                 try state.settleForAPI(inode)
-                let changesContent = content.map { inode.head!.digest != Digest(of: $0) } ?? false
+                let changesContent = content.map { inode.head!.size != $0.count || inode.head!.digest != Digest(of: $0) } ?? false
                 let changesPath = path.map { $0.text != state.path(of: inode) } ?? false
                 // A retry of a write that landed succeeds, whatever its precondition says by now.
                 guard changesContent || changesPath else { return try self.shown(inode, state) }
@@ -98,14 +109,15 @@ extension MemoryStore {
         }
         try synchronizeNow()
         drainInvalidations()
-        return memory
+        if let memory { return try complete(memory) }
+        return nil
     }
 
     private func require(_ precondition: Precondition?, _ inode: Inode, _ state: StoreState) throws(RemfsError) {
         guard case .contentSHA256(let expected) = precondition else { return }
-        let memory = try shown(inode, state)
-        guard memory.contentSHA256 == expected else {
-            throw RemfsError(.preconditionFailed, "\(memory.path) has content_sha256 \(memory.contentSHA256), not \(expected)")
+        let digest = if let known = inode.head?.digest { known } else { try state.digest(of: inode) }
+        guard digest.hex == expected else {
+            throw RemfsError(.preconditionFailed, "\(state.path(of: inode)) has content_sha256 \(digest.hex), not \(expected)")
         }
     }
 
@@ -136,7 +148,7 @@ extension MemoryStore {
         }
         try synchronizeNow()
         drainInvalidations()
-        return restored
+        return try complete(restored)
     }
 
     // MARK: Versions
@@ -215,7 +227,7 @@ extension MemoryStore {
         if digest == nil, let size {
             // Over a mebibyte: hashed when asked for.
             let content = Content(row, column: 15, size: size)
-            digest = Digest(of: try reader.bytes(of: content, size: size))
+            digest = try reader.digest(of: content, size: size)
         }
         return MemoryVersion(
             id: VersionID(store: id, number: row.integer(0)), number: row.integer(0), memory: MemoryID(store: id, number: row.integer(1)),

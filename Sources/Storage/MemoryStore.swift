@@ -122,13 +122,19 @@ package final class MemoryStore: Sendable {
         }
     }
 
-    /// The writers of these inodes, through this mount, have closed.
-    package func closed(_ inodes: [InodeNumber], through origin: Origin) throws(RemfsError) {
+    /// The time as versions have it.
+    package func now() -> Timestamp { Timestamp(microseconds: state.withLock { $0.now() } / 1_000) }
+
+    /// Takes in the close events of one mount that wait, so that their saves are sealed soon.
+    package func takeInCloses(through origin: Origin) throws(RemfsError) {
+        try change(by: origin.number) { (state) throws(RemfsError) in try state.takeInCloses(of: origin) }
+    }
+
+    /// The last descriptor of a writer was closed, where the mount hears of that in another way than close events.
+    package func closed(_ number: InodeNumber, through origin: Origin) throws(RemfsError) {
         try change(by: origin.number) { (state) throws(RemfsError) in
-            for number in inodes {
-                guard let inode = state.inodes[number], inode.drafts?.saves.last?.origin == origin.number else { continue }
-                state.closeSave(of: inode)
-            }
+            guard let inode = state.inodes[number], inode.drafts?.saves.last?.origin == origin.number else { return }
+            state.closeSave(of: inode)
         }
     }
 
@@ -142,6 +148,11 @@ package final class MemoryStore: Sendable {
     package func drainInvalidations() -> Bool {
         let origins = state.withLock { Array($0.origins.values) }
         return origins.reduce(true) { $0 && $1.drain(.seconds(1)) || false }
+    }
+
+    /// As `drainInvalidations`, where there is more than one mount to speak of.
+    package func drainOthers() {
+        if state.withLock({ $0.origins.count }) > 1 { drainInvalidations() }
     }
 
     // MARK: Durability

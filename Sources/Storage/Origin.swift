@@ -1,3 +1,5 @@
+package import struct Synchronization.Atomic
+
 /// One mount as a store sees it: where a change comes from, and who is told of the changes of others.
 ///
 /// Its closures are called with the store's lock held: they must not call the store, wait, or take a lock that is held around a
@@ -17,16 +19,19 @@ package final class Origin: Sendable {
     let holds: @Sendable (InodeNumber) -> Bool
     /// Waits until what was posted so far has reached the kernel, at most for the duration. Called without the store's lock.
     let drain: @Sendable (Duration) -> Bool
+    /// Whether the mount takes changes; asked for each of them with the store's lock held, so that none slips through a switch.
+    package let isReadOnly: Atomic<Bool>
     /// Asks for a write over something this mount has not seen to be refused (`on_stale_write: refuse`).
     let refusesStaleWrites: Bool
 
     package init(
-        number: Int, refusesStaleWrites: Bool, actor: @escaping @Sendable (UInt32) -> MemoryActor,
+        number: Int, isReadOnly: Bool, refusesStaleWrites: Bool, actor: @escaping @Sendable (UInt32) -> MemoryActor,
         command: @escaping @Sendable (Int32) -> String?, takeClosed: (@Sendable () -> [InodeNumber])?,
         post: @escaping @Sendable ([Invalidation]) -> Void, holds: @escaping @Sendable (InodeNumber) -> Bool,
         drain: @escaping @Sendable (Duration) -> Bool
     ) {
         self.number = number
+        self.isReadOnly = Atomic(isReadOnly)
         self.refusesStaleWrites = refusesStaleWrites
         self.actor = actor
         self.command = command

@@ -66,6 +66,21 @@ final class Reader: @unchecked Sendable {
         }
     }
 
+    /// The hash of a content, chunk by chunk, whatever its size.
+    func digest(of content: Content, size: Int64) throws(SQLiteError) -> Digest {
+        let zeros = [UInt8](repeating: 0, count: Int(Content.chunkSize))
+        return try unsafe Digest { (take) throws(SQLiteError) in
+            var left = size
+            for chunk in content.chunks {
+                let length = Int(min(left, Content.chunkSize))
+                let part = chunk == 0 ? [] : try self.bytes(of: chunk)
+                unsafe part.withUnsafeBytes { unsafe take(UnsafeRawBufferPointer(rebasing: $0[0..<min(length, part.count)])) }
+                if part.count < length { unsafe zeros.withUnsafeBytes { unsafe take(UnsafeRawBufferPointer(rebasing: $0[0..<(length - part.count)])) } }
+                left -= Int64(length)
+            }
+        }
+    }
+
     /// All bytes of a content, holes as zeros.
     func bytes(of content: Content, size: Int64) throws(SQLiteError) -> [UInt8] {
         var bytes: [UInt8] = []

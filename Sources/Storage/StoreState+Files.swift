@@ -30,7 +30,7 @@ extension StoreState {
     // MARK: Attributes
 
     func setAttributes(_ change: AttributeChange, of number: InodeNumber, seen: Seen, by caller: Caller) throws(RemfsError) -> Inode {
-        try requireWritable()
+        try requireWritable(by: caller)
         let inode = try inode(number)
         let time = now()
         if let size = change.sizeInBytes {
@@ -88,13 +88,13 @@ extension StoreState {
     func write(
         _ bytes: UnsafeRawBufferPointer, to number: InodeNumber, at offset: Int64, append: Bool, seen: Seen, by caller: Caller
     ) throws(RemfsError) -> Int64 {
-        try requireWritable()
+        try requireWritable(by: caller)
         let inode = try inode(number)
         guard inode.isRegular else { throw RemfsError(.invalidArgument, "\(path(of: inode)) is no regular file") }
         let start = append ? inode.size : offset
         guard start >= 0, bytes.count > 0 else { return start }
         let end = start + Int64(bytes.count)
-        try checkSize(end, of: inode)
+        try checkSize(end, of: inode, adding: Int64(bytes.count))
         let save = try openSave(of: inode, seen: seen, by: caller)
         // Long writes are cut where chunks will be, so that sealing keeps the rows as they are.
         let block = Content.chunkSize
@@ -206,7 +206,7 @@ extension StoreState {
     func allocate(
         _ number: InodeNumber, offset: Int64, length: Int64, keepsSize: Bool, makesHole: Bool, by caller: Caller
     ) throws(RemfsError) {
-        try requireWritable()
+        try requireWritable(by: caller)
         let inode = try inode(number)
         guard inode.isRegular else { throw RemfsError(.invalidArgument, "\(path(of: inode)) is no regular file") }
         guard offset >= 0, length > 0, offset <= Int64.max - length else { throw RemfsError(.invalidArgument, "a range cannot be empty or negative") }

@@ -27,7 +27,7 @@ extension StoreState {
     // MARK: Creating
 
     func create(_ new: NewInode, named name: [UInt8], in parentNumber: InodeNumber, by caller: Caller) throws(RemfsError) -> Inode {
-        try requireWritable()
+        try requireWritable(by: caller)
         let parent = try directory(parentNumber)
         try check(name, in: parent)
         if parent.parent == 0, parent.number != 1 { throw RemfsError(.notFound, "the directory was removed") }
@@ -120,7 +120,7 @@ extension StoreState {
     // MARK: Linking
 
     func link(_ number: InodeNumber, as name: [UInt8], in parentNumber: InodeNumber, by caller: Caller) throws(RemfsError) -> Inode {
-        try requireWritable()
+        try requireWritable(by: caller)
         let inode = try inode(number)
         let parent = try directory(parentNumber)
         try check(name, in: parent)
@@ -168,7 +168,7 @@ extension StoreState {
     // MARK: Removing
 
     func unlink(_ name: [UInt8], in parentNumber: InodeNumber, by caller: Caller) throws(RemfsError) {
-        try requireWritable()
+        try requireWritable(by: caller)
         let parent = try directory(parentNumber)
         guard let inode = parent.directory!.find(name) else { throw RemfsError(.notFound, "\(path(name, in: parent)) does not exist") }
         guard !inode.isDirectory else { throw RemfsError(.isADirectory, "\(path(of: inode)) is a directory") }
@@ -273,7 +273,7 @@ extension StoreState {
     }
 
     func removeDirectory(_ name: [UInt8], in parentNumber: InodeNumber, by caller: Caller) throws(RemfsError) {
-        try requireWritable()
+        try requireWritable(by: caller)
         let parent = try directory(parentNumber)
         guard let inode = parent.directory!.find(name) else { throw RemfsError(.notFound, "\(path(name, in: parent)) does not exist") }
         guard inode.isDirectory else { throw RemfsError(.notADirectory, "\(path(of: inode)) is not a directory") }
@@ -321,7 +321,7 @@ extension StoreState {
         _ name: [UInt8], in parentNumber: InodeNumber, to newName: [UInt8], in newParentNumber: InodeNumber, _ rule: RenameRule,
         seen: (InodeNumber) -> Seen, by caller: Caller
     ) throws(RemfsError) {
-        try requireWritable()
+        try requireWritable(by: caller)
         let parent = try directory(parentNumber)
         let newParent = try directory(newParentNumber)
         guard let inode = parent.directory!.find(name) else { throw RemfsError(.notFound, "\(path(name, in: parent)) does not exist") }

@@ -42,10 +42,19 @@ extension StoreState {
     }
 
     /// Whether a file may have this size, and the store the bytes that it grows by.
-    func checkSize(_ size: Int64, of inode: Inode) throws(RemfsError) {
+    ///
+    /// - Parameter added: how many of the bytes are about to be written; nil: the rest becomes a hole.
+    func checkSize(_ size: Int64, of inode: Inode, adding added: Int64? = nil) throws(RemfsError) {
         guard size > inode.size else { return }
-        let most = inode.isMemory ? (policy.contract ? min(policy.maxBytesPerMemory, Self.contractBytes) : policy.maxBytesPerMemory) : Self.maximumFile
-        guard size <= most else { throw RemfsError(.tooLarge, "\(path(of: inode)) would have \(size) bytes: at most \(most)") }
+        if inode.isMemory, policy.contract, size > Self.contractBytes {
+            throw RemfsError(.tooLarge, "\(path(of: inode)) would have \(size) bytes: the contract allows \(Self.contractBytes)")
+        }
+        // Holes cost nothing: what counts is what is stored.
+        let stored = size <= policy.maxBytesPerMemory ? size : storedBytes(of: inode) + (added ?? 0)
+        guard !inode.isMemory || stored <= policy.maxBytesPerMemory, size <= Self.maximumFile else {
+            throw RemfsError(
+                .tooLarge, "\(path(of: inode)) would have \(size) bytes: at most \(inode.isMemory ? policy.maxBytesPerMemory : Self.maximumFile)")
+        }
         if let quota = policy.maxBytes, usedBytes + size - inode.size > quota {
             throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
         }
@@ -54,7 +63,14 @@ extension StoreState {
     /// "100 kB" of the contract (`api.md` 2).
     static let contractBytes: Int64 = 102_400
 
-    /// Of a working file, such as a pack in .git: what a chunk list in memory may reasonably cost (2 MB).
+    /// An upper bound of what a file's chunks and drafts hold.
+    private func storedBytes(of inode: Inode) -> Int64 {
+        let chunks = Int64(inode.content.chunks.count { $0 != 0 }) * Content.chunkSize
+        guard let drafts = inode.drafts else { return chunks }
+        return drafts.map.segments.reduce(chunks) { $1.extent.kind == .bytes ? $0 + $1.length : $0 }
+    }
+
+    /// The size of any file, holes included, and of the data of a working file, in .git: what a chunk list in memory may reasonably cost (2 MB).
     static let maximumFile: Int64 = 16 << 30
 }
 

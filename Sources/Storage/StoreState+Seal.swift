@@ -427,6 +427,15 @@ extension StoreState {
         return unsafe try Digest { (take) throws(SQLiteError) in unsafe try forEachPart(of: content, size: size, take) }
     }
 
+    /// The hash of a memory's head, however large.
+    func digest(of inode: Inode) throws(RemfsError) -> Digest {
+        try query { () throws(SQLiteError) in
+            try unsafe Digest { (take) throws(SQLiteError) in
+                try unsafe forEachPart(of: inode.head?.content ?? .empty, size: inode.head?.size ?? 0, take)
+            }
+        }
+    }
+
     /// Passes a content's bytes in order, holes as zeros.
     func forEachPart(
         of content: Content, size: Int64, _ body: (UnsafeRawBufferPointer) -> Void

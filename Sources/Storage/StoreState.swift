@@ -1,3 +1,4 @@
+import struct Synchronization.Atomic
 import Glibc
 import SQLite
 
@@ -225,6 +226,11 @@ final class StoreState {
     // MARK: Rules
 
     /// Whether the store may be changed at all. Mounts and attachments add their own.
+    func requireWritable(by caller: Caller) throws(RemfsError) {
+        if caller.origin.isReadOnly.load(ordering: .acquiring) { throw RemfsError(.readOnly, "this mount of \(label) is read-only") }
+        try requireWritable()
+    }
+
     func requireWritable() throws(RemfsError) {
         if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
         if isArchived { throw RemfsError(.readOnly, "\(label) is archived") }

@@ -154,7 +154,7 @@ final class Syncer: Sendable {
 }
 
 /// A few threads that may block, for work that asynchronous code hands over.
-final class WorkerPool: Sendable {
+package final class WorkerPool: Sendable {
     private struct State {
         var work: [@Sendable () -> Void] = []
         var first = 0
@@ -164,12 +164,12 @@ final class WorkerPool: Sendable {
     private let arrived = Condition()
     private let threads = Mutex<[Threads.Thread]>([])
 
-    init(count: Int) {
-        let threads = (0..<count).map { number in Thread("remfs-store-\(number)") { [self] in run() } }
+    package init(count: Int, named name: String = "remfs-store") {
+        let threads = (0..<count).map { number in Thread("\(name)-\(number)") { [self] in run() } }
         self.threads.withLock { $0 = threads }
     }
 
-    func submit(_ work: @escaping @Sendable () -> Void) {
+    package func submit(_ work: @escaping @Sendable () -> Void) {
         state.withLock { $0.work.append(work) }
         arrived.signal()
     }
@@ -192,7 +192,8 @@ final class WorkerPool: Sendable {
         }
     }
 
-    func stop() {
+    /// Runs what was submitted, then ends the threads. Not to be called on one of them.
+    package func stop() {
         state.withLock { $0.isStopping = true }
         arrived.broadcast()
         for thread in threads.withLock({ $0 }) { thread.join() }

@@ -25,3 +25,20 @@ int cfuse_receive_descriptor(int socket);
 /// The minor number of the device that `path` lies on, without asking the file system's server. Returns it, or -errno.
 /// statx(2) is hidden from Swift; AT_STATX_DONT_SYNC is what keeps a mount that is not served yet from blocking the caller.
 int64_t cfuse_device_minor(const char *_Nonnull path);
+
+/// Starts a fanotify group for close events, or returns -errno: EPERM where the process may not. Descriptors of events are opened
+/// without blocking, since one may be a FIFO's.
+int cfuse_close_events(void);
+
+/// Adds to `group` the file system that `path` lies on. 0 or -errno.
+int cfuse_watch_closes(int group, const char *_Nonnull path);
+
+/// Which file a writer has closed.
+struct cfuse_close {
+    uint64_t inode;
+    uint32_t device_minor;
+};
+
+/// Reads close events that wait in `group` without blocking, at most `most`. Returns how many; -ENOBUFS if the kernel had to drop some.
+/// Each event's own descriptor is closed again before this returns: an open one keeps umount busy.
+int cfuse_read_closes(int group, struct cfuse_close *_Nonnull closes, int most);

@@ -1,0 +1,78 @@
+import Fuse
+import Logging
+import Storage
+import Threads
+
+/// Hears which files writers have closed, for all mounts, and has their saves sealed.
+///
+/// Events are read by a thread of its own, which does nothing else, and by whoever must know of closes before it goes on
+/// (`takeClosed`, with the store's lock held). Lock order: a store's lock, then this one.
+final class CloseWatcher: Sendable {
+    private struct State {
+        /// By device number: what was closed and is not yet taken.
+        var closed: [UInt32: [InodeNumber]] = [:]
+        var mounts: [UInt32: @Sendable () -> Void] = [:]
+        var isStopping = false
+    }
+    private let events: FuseCloseEvents
+    private let state = Mutex(State())
+    private let thread = Mutex<Thread?>(nil)
+    private let logger: Logger
+
+    /// nil where the process may not listen (it is not root).
+    init?(logger: Logger) {
+        guard let events = FuseCloseEvents() else { return nil }
+        self.events = events
+        self.logger = logger
+        let thread = Thread("remfs-close") { [self] in run() }
+        self.thread.withLock { $0 = thread }
+    }
+
+    /// Listens on a mount that is served already. `closed` is called, on the watcher's thread, when something waits to be taken.
+    func watch(_ path: String, mount: UInt32, closed: @escaping @Sendable () -> Void) -> Int32 {
+        state.withLock { $0.mounts[mount] = closed }
+        return events.watch(Array(path.utf8))
+    }
+
+    func forget(mount: UInt32) {
+        state.withLock { state in
+            state.mounts[mount] = nil
+            state.closed[mount] = nil
+        }
+    }
+
+    /// The files closed so far on one mount: every close that has returned is among them.
+    func takeClosed(mount: UInt32) -> [InodeNumber] {
+        state.withLock { state in
+            read(&state)
+            return state.closed.removeValue(forKey: mount) ?? []
+        }
+    }
+
+    private func read(_ state: inout State) {
+        let (closes, dropped) = events.read()
+        if dropped { logger.error("close events dropped: saves are sealed after 30 s instead") }
+        for close in closes where state.mounts[close.mount] != nil {
+            state.closed[close.mount, default: []].append(InodeNumber(close.node))
+        }
+    }
+
+    private func run() {
+        while true {
+            let hasEvent = events.wait()
+            let told = state.withLock { state -> [@Sendable () -> Void]? in
+                if state.isStopping { return nil }
+                if hasEvent { read(&state) }
+                return state.closed.keys.compactMap { state.mounts[$0] }
+            }
+            guard let told else { return }
+            for closed in told { closed() }
+        }
+    }
+
+    func stop() {
+        state.withLock { $0.isStopping = true }
+        events.wake()
+        thread.withLock { $0 }?.join()
+    }
+}

@@ -1,0 +1,161 @@
+import Fuse
+import Glibc
+import Logging
+import Storage
+import struct Synchronization.Atomic
+
+extension MemoryFilesystem {
+    // MARK: Opening, where it is answered (`coherence: strict`)
+
+    func open(_ node: NodeID, flags: Int32, _ context: FuseContext) throws(FuseErrno) {
+        if flags & O_ACCMODE != O_RDONLY, origin.isReadOnly.load(ordering: .acquiring) { throw FuseErrno(EROFS) }
+    }
+
+    /// One descriptor was closed: when this is answered, every mount sees the bytes.
+    func flush(_ node: NodeID, owner: UInt64, _ context: FuseContext, _ reply: FuseReply) {
+        locks.releasePOSIX(on: number(node), owner: LockOwner(mount: origin.number, owner: owner))
+        FuseWorkers.willBlock()
+        // A kernel that does not answer within a second is the watchdog's to judge.
+        store.drainInvalidations()
+        reply.success()
+    }
+
+    func release(_ node: NodeID, flags: Int32, flockOwner: UInt64?, _ context: FuseContext, _ reply: FuseReply) {
+        if let flockOwner { locks.releaseWhole(on: number(node), owner: LockOwner(mount: origin.number, owner: flockOwner)) }
+        if flags & O_ACCMODE != O_RDONLY {
+            do throws(RemfsError) {
+                try store.closed(number(node), through: origin)
+            } catch {
+                logger.error("cannot seal", metadata: ["store": "\(store.id)", "inode": "\(node)", "error": "\(error)"])
+            }
+        }
+        reply.success()
+    }
+
+    // MARK: Bytes
+
+    func read(_ node: NodeID, offset: Int64, count: Int, _ context: FuseContext, _ reply: FuseReply) {
+        if virtual.isVirtual(node) { return virtual.read(node, offset: offset, count: count, reply) }
+        do throws(RemfsError) {
+            unsafe try store.read(number(node), offset: offset, count: count) { bytes, version in
+                if let version { inodes.saw(node, version) }
+                unsafe reply.data(bytes)
+            }
+        } catch {
+            reply.error(errno(error))
+        }
+    }
+
+    func write(
+        _ bytes: UnsafeRawBufferPointer, to node: NodeID, offset: Int64, _ flags: FuseWriteFlags, _ context: FuseContext
+    ) throws(FuseErrno) -> Int {
+        // Through the page cache uid and pid are of whoever flushed it: the writer has no name.
+        var context = context
+        if flags.fromPageCache { context.pid = 0 }
+        do throws(FuseErrno) {
+            let start = try answer { () throws(RemfsError) in
+                unsafe try store.write(
+                    bytes, to: number(node), at: offset, append: flags.append && !flags.fromPageCache, seen: .irrelevant, by: caller(context))
+            }
+            // The kernel put the bytes where it believed the end to be.
+            if start != offset { invalidations.post([.bytes(number(node), offset: min(start, offset), length: 0)]) }
+            return bytes.count
+        } catch {
+            // Otherwise other readers would see bytes that exist nowhere.
+            if flags.fromPageCache { invalidations.post([.bytes(number(node), offset: 0, length: 0)]) }
+            throw error
+        }
+    }
+
+    func synchronize(_ node: NodeID, dataOnly: Bool, _ context: FuseContext, _ reply: FuseReply) {
+        let store = store
+        store.synchronize { [logger] error in
+            if let error {
+                logger.error("cannot sync", metadata: ["store": "\(store.id)", "error": "\(error)"])
+                reply.error(FuseErrno(EIO))
+            } else {
+                // What is read elsewhere after this has returned is never older.
+                store.drainOthers()
+                reply.success()
+            }
+        }
+    }
+
+    func synchronizeDirectory(_ node: NodeID, _ context: FuseContext, _ reply: FuseReply) {
+        synchronize(node, dataOnly: false, context, reply)
+    }
+
+    // MARK: Space
+
+    func allocate(_ node: NodeID, mode: Int32, offset: Int64, length: Int64, _ context: FuseContext) throws(FuseErrno) {
+        // linux/falloc.h
+        let keepSize: Int32 = 0x01
+        let punchHole: Int32 = 0x02
+        let zeroRange: Int32 = 0x10
+        guard mode & ~(keepSize | punchHole | zeroRange) == 0 else { throw FuseErrno(EOPNOTSUPP) }
+        let makesHole = mode & (punchHole | zeroRange) != 0
+        try answer { () throws(RemfsError) in
+            try store.allocate(
+                number(node), offset: offset, length: length, keepsSize: mode & (keepSize | punchHole) != 0, makesHole: makesHole,
+                by: caller(context))
+        }
+    }
+
+    func seek(_ node: NodeID, offset: Int64, whence: Int32, _ context: FuseContext) throws(FuseErrno) -> Int64 {
+        // SEEK_DATA 3, SEEK_HOLE 4 (unistd.h, behind _GNU_SOURCE)
+        guard whence == 3 || whence == 4 else { throw FuseErrno(EINVAL) }
+        let place = try answer { () throws(RemfsError) in try store.seek(number(node), from: offset, toHole: whence == 4) }
+        guard let place else { throw FuseErrno(ENXIO) }
+        return place
+    }
+
+    func copyRange(
+        from source: NodeID, offset: Int64, to destination: NodeID, offset destinationOffset: Int64, length: Int64, _ context: FuseContext
+    ) throws(FuseErrno) -> Int {
+        // A mebibyte at a time, as a write: callers go on where a short answer ends.
+        let count = Int(min(length, 1 << 20))
+        return try answer { () throws(RemfsError) in
+            let bytes = unsafe try store.read(number(source), offset: offset, count: count) { bytes, version in
+                if let version { inodes.saw(source, version) }
+                return unsafe Array(bytes)
+            }
+            guard !bytes.isEmpty else { return 0 }
+            let result: Result<Int64, RemfsError> = unsafe bytes.withUnsafeBytes { buffer in
+                do throws(RemfsError) {
+                    return .success(
+                        unsafe try store.write(
+                            buffer, to: number(destination), at: destinationOffset, append: false, seen: .irrelevant, by: caller(context)))
+                } catch {
+                    return .failure(error)
+                }
+            }
+            _ = try result.get()
+            return bytes.count
+        }
+    }
+
+    // MARK: Locks, where they are answered (`coherence: strict`)
+
+    func lockConflicting(with lock: FuseLock, on node: NodeID, owner: UInt64, _ context: FuseContext) throws(FuseErrno) -> FuseLock {
+        locks.conflict(with: lock, on: number(node), owner: LockOwner(mount: origin.number, owner: owner))
+            ?? FuseLock(kind: .unlock, start: lock.start, end: lock.end, pid: 0)
+    }
+
+    func lock(_ lock: FuseLock, on node: NodeID, owner: UInt64, waits: Bool, _ context: FuseContext, _ reply: FuseReply) {
+        let ticket = locks.set(lock, on: number(node), owner: LockOwner(mount: origin.number, owner: owner), waits: waits) { error in
+            if let error { reply.error(error) } else { reply.success() }
+        }
+        if let ticket { reply.onInterrupt { [locks] in locks.cancel(ticket) } }
+    }
+
+    func lockWhole(_ kind: FuseLock.Kind, on node: NodeID, owner: UInt64, waits: Bool, _ context: FuseContext, _ reply: FuseReply) {
+        let ticket = locks.setWhole(kind, on: number(node), owner: LockOwner(mount: origin.number, owner: owner), waits: waits) { error in
+            if let error { reply.error(error) } else { reply.success() }
+        }
+        if let ticket { reply.onInterrupt { [locks] in locks.cancel(ticket) } }
+    }
+
+    private func errno(_ error: RemfsError) -> FuseErrno {
+        do throws(FuseErrno) { return try answer { () throws(RemfsError) -> FuseErrno in throw error } } catch { return error }
+    }
+}

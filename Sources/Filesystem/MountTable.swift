@@ -1,0 +1,432 @@
+import Fuse
+import Glibc
+package import Logging
+package import Storage
+import struct Synchronization.Atomic
+import Threads
+
+/// Every mount of this daemon: made, changed, ended, and what an earlier run left behind.
+///
+/// Safe from any thread; mounting and unmounting block for as long as the kernel likes, so never call it on a FUSE worker. One stuck
+/// mount delays no other.
+package final class MountTable: Sendable {
+    /// One mount and everything that serves it.
+    final class Entry: Sendable {
+        struct State {
+            var access: Access
+            var state = Mount.State.mounted
+            /// The kernel's own read-only bit could not be set yet: a file was open for writing.
+            var owesRemount = false
+            var isReleased = false
+        }
+        let id: MountID
+        let store: StoreID
+        let directory: String
+        let options: MountOptions
+        let created: Timestamp
+        let memories: MemoryStore
+        let origin: Origin
+        let filesystem: MemoryFilesystem
+        let mountpoint: FuseMountpoint
+        let state: Mutex<State>
+
+        init(
+            id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore, origin: Origin,
+            filesystem: MemoryFilesystem, mountpoint: FuseMountpoint
+        ) {
+            self.id = id
+            self.store = store
+            self.directory = directory
+            self.options = options
+            self.created = created
+            self.memories = memories
+            self.origin = origin
+            self.filesystem = filesystem
+            self.mountpoint = mountpoint
+            state = Mutex(State(access: options.access))
+        }
+
+        var mount: Mount {
+            let (access, state) = state.withLock { ($0.access, $0.state) }
+            var options = options
+            options.access = access
+            return Mount(
+                id: id, store: store, session: nil, directory: directory, access: access, options: options, state: state, created: created)
+        }
+    }
+
+    private struct State {
+        var entries: [MountID: Entry] = [:]
+        var nextOrigin = 1
+        var locks: [StoreID: LockTable] = [:]
+        /// Requests of mounts that have ended, so that counters never fall.
+        var past: [PastKey: (count: UInt64, seconds: Double)] = [:]
+        var isStopping = false
+    }
+    private struct PastKey: Hashable {
+        let operation: String
+        let errno: Int32
+    }
+
+    private let stores: StorePool
+    private let logger: Logger
+    private let workers: FuseWorkers
+    private let notifier: Notifier
+    private let closes: CloseWatcher?
+    private let commands = CommandNames()
+    private let state = Mutex(State())
+    /// What may wait for the kernel and nobody waits for: remounts, the end of a mount that someone else unmounted.
+    private let chores = WorkerPool(count: 1, named: "remfs-mounts")
+
+    /// What a thread calls before it waits: pass this to `StorePool`.
+    package static let willBlock: @Sendable () -> Void = { FuseWorkers.willBlock() }
+
+    /// Starts the threads that serve mounts, and clears dead mounts of this state directory's stores.
+    package init(stores: StorePool, logger: Logger) throws(RemfsError) {
+        self.stores = stores
+        self.logger = logger
+        workers = FuseWorkers { stall in
+            switch stall.kind {
+            case .baton(let operation):
+                logger.error("a request held the baton too long", metadata: ["operation": "\(operation)", "seconds": "\(stall.seconds)"])
+            case .request(let operation):
+                logger.warning("a request takes long", metadata: ["operation": "\(operation)", "seconds": "\(stall.seconds)"])
+            case .notification(let abort):
+                logger.error("a connection hung and was aborted", metadata: ["seconds": "\(stall.seconds)", "errno": "\(abort)"])
+            }
+        }
+        // Four: mounts whose kernel may keep one of them waiting at the same time.
+        notifier = Notifier(count: 4)
+        closes = CloseWatcher(logger: logger)
+        if closes == nil { logger.notice("no close events without root: a save is sealed after two seconds of quiet") }
+        try clearDeadMounts()
+        stores.observe { [weak self] store in self?.accessDidChange(of: store) }
+    }
+
+    private func clearDeadMounts() throws(RemfsError) {
+        let existing: [FuseMountpoint.Existing]
+        do {
+            existing = try FuseMountpoint.existing()
+        } catch {
+            throw RemfsError(.unavailable, "cannot list what is mounted", cause: "\(error)")
+        }
+        for mount in existing where mount.isDead {
+            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil else {
+                // Not a store of ours: another daemon's business.
+                continue
+            }
+            let path = String(decoding: mount.path, as: UTF8.self)
+            do {
+                try FuseMountpoint.unmount(mount.path, lazily: true)
+                logger.notice("dead mount of an earlier run cleared", metadata: ["directory": "\(path)", "store": "\(store)"])
+            } catch {
+                logger.warning("cannot clear a dead mount", metadata: ["directory": "\(path)", "error": "\(error)"])
+            }
+        }
+    }
+
+    // MARK: Mounting
+
+    /// Mounts a store on an empty directory that belongs to `uid` (root may use any). Returns when the mount is live.
+    ///
+    /// Throws `notFound` (store, directory), `notADirectory`, `notEmpty`, `notPermitted`, `busy`, `unavailable` (no /dev/fuse).
+    package func mount(
+        _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32
+    ) throws(RemfsError) -> Mount {
+        try MountTarget.check(directory, owner: uid)
+        let memories = try stores.retain(id)
+        var isMounted = false
+        defer { if !isMounted { stores.release(id) } }
+        let (number, locks) = state.withLock { state in
+            defer { state.nextOrigin += 1 }
+            let locks = state.locks[id] ?? LockTable()
+            state.locks[id] = locks
+            return (state.nextOrigin, locks)
+        }
+        if state.withLock({ $0.isStopping }) { throw RemfsError(.unavailable, "the daemon is stopping") }
+        if state.withLock({ $0.entries.values.contains { $0.directory == directory } }) {
+            throw RemfsError(.busy, "\(directory) is a mountpoint already")
+        }
+        let (mountpoint, device) = try attachToKernel(id, directory, options)
+        let entry = makeEntry(id, directory, options, memories, number, locks, mountpoint)
+        do throws(RemfsError) {
+            try memories.attach(entry.origin)
+            try serve(entry, device)
+        } catch {
+            tryUnmounting(entry)
+            throw error
+        }
+        isMounted = true
+        state.withLock { $0.entries[entry.id] = entry }
+        prepare(entry)
+        accessDidChange(of: id)
+        logger.notice("mounted", metadata: ["store": "\(id)", "directory": "\(directory)", "access": "\(options.access.rawValue)"])
+        return entry.mount
+    }
+
+    private func attachToKernel(
+        _ id: StoreID, _ directory: String, _ options: MountOptions
+    ) throws(RemfsError) -> (FuseMountpoint, device: Int32) {
+        var kernel = FuseMountpoint.Options()
+        kernel.source = Array(id.description.utf8)
+        kernel.isReadOnly = options.access == .readOnly
+        kernel.forbidsExecution = !options.exec
+        do {
+            return try FuseMountpoint.mount(at: Array(directory.utf8), kernel)
+        } catch {
+            let why = error.detail.isEmpty ? unsafe String(cString: strerror(error.errno)) : error.detail
+            let code: RemfsError.Code =
+                switch error.errno {
+                case EBUSY: .busy
+                case EPERM, EACCES: .notPermitted
+                case ENOENT: error.call.contains("/dev/fuse") ? .unavailable : .notFound
+                default: .unavailable
+                }
+            throw RemfsError(code, "cannot mount on \(directory): \(error.call): \(why)", cause: "errno \(error.errno)")
+        }
+    }
+
+    private func makeEntry(
+        _ id: StoreID, _ directory: String, _ options: MountOptions, _ memories: MemoryStore, _ number: Int, _ locks: LockTable,
+        _ mountpoint: FuseMountpoint
+    ) -> Entry {
+        let inodes = InodeTable()
+        let queue = InvalidationQueue(notifier)
+        let mountID = MountID.random()
+        // Where OPEN is answered RELEASE tells of closes; where there are no close events, quiet does.
+        var takeClosed: (@Sendable () -> [InodeNumber])?
+        if options.coherence == .strict {
+            takeClosed = { [] }
+        } else if let closes, let number = mountpoint.number {
+            takeClosed = { closes.takeClosed(mount: number) }
+        }
+        let origin = Origin(
+            number: number, isReadOnly: options.access == .readOnly, refusesStaleWrites: options.onStaleWrite == .refuse,
+            actor: { .user(uid: $0) }, command: { [commands] in commands.name(of: $0) },
+            takeClosed: takeClosed,
+            post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) })
+        let filesystem = MemoryFilesystem(
+            store: memories, origin: origin, inodes: inodes, invalidations: queue, options: options, locks: locks,
+            virtual: VirtualFiles(isOffered: options.history) { [weak self] in self?.status(of: mountID) ?? "" }, logger: logger,
+            onEnd: { [weak self] in self?.connectionEnded(mountID) })
+        return Entry(
+            id: mountID, store: id, directory: directory, options: options, created: memories.now(), memories: memories, origin: origin,
+            filesystem: filesystem, mountpoint: mountpoint)
+    }
+
+    private func serve(_ entry: Entry, _ device: Int32) throws(RemfsError) {
+        do {
+            let connection = try FuseConnection(filesystem: entry.filesystem, device: device, number: entry.mountpoint.number)
+            guard workers.add(connection) else { throw FuseConnection.Failure.session }
+        } catch {
+            throw RemfsError(.unavailable, "cannot serve \(entry.directory)", cause: "\(error)")
+        }
+    }
+
+    /// What needs a mount that answers: close events, and the one OPEN after which the kernel asks for none.
+    private func prepare(_ entry: Entry) {
+        if entry.options.coherence != .strict, let closes, let number = entry.mountpoint.number {
+            let memories = entry.memories
+            let code = closes.watch(entry.directory, mount: number) { [logger, origin = entry.origin, weak self] in
+                do throws(RemfsError) {
+                    try memories.takeInCloses(through: origin)
+                } catch {
+                    logger.error("cannot take in closes", metadata: ["store": "\(memories.id)", "error": "\(error)"])
+                }
+                self?.remountIfOwed(entry)
+            }
+            if code != 0 { logger.warning("no close events for a mount", metadata: ["directory": "\(entry.directory)", "errno": "\(code)"]) }
+        }
+        if entry.options.history, entry.options.coherence != .strict {
+            let file = unsafe open(entry.directory + "/.remfs/status", O_RDONLY | O_CLOEXEC)
+            if file >= 0 { close(file) }
+        }
+    }
+
+    private func tryUnmounting(_ entry: Entry) {
+        do {
+            try entry.memories.detach(entry.origin)
+            try entry.mountpoint.unmount(lazily: true)
+        } catch {
+            logger.error("cannot unmount what failed to start", metadata: ["directory": "\(entry.directory)", "error": "\(error)"])
+        }
+    }
+
+    // MARK: Looking
+
+    package func mounts() -> [Mount] {
+        state.withLock { Array($0.entries.values) }.map(\.mount).sorted { ($0.created, $0.directory) < ($1.created, $1.directory) }
+    }
+
+    package func mount(_ id: MountID) throws(RemfsError) -> Mount { try entry(id).mount }
+
+    private func entry(_ id: MountID) throws(RemfsError) -> Entry {
+        guard let entry = state.withLock({ $0.entries[id] }) else { throw RemfsError(.notFound, "mount \(id) not found") }
+        return entry
+    }
+
+    /// Requests that the kernel has sent on one mount, by operation.
+    package func requestCounts(_ id: MountID) throws(RemfsError) -> [String: UInt64] { try entry(id).filesystem.counters.totals }
+
+    /// Requests on all mounts since the daemon started, by operation and errno.
+    package func operationCounts() -> [OperationCounters.Row] {
+        let (entries, past) = state.withLock { (Array($0.entries.values), $0.past) }
+        var sums = past
+        for entry in entries { Self.add(entry.filesystem.counters.rows, to: &sums) }
+        return sums.map { OperationCounters.Row(operation: $0.key.operation, errno: $0.key.errno, count: $0.value.count, seconds: $0.value.seconds) }
+            .sorted { ($0.operation, $0.errno) < ($1.operation, $1.errno) }
+    }
+
+    private static func add(_ rows: [OperationCounters.Row], to sums: inout [PastKey: (count: UInt64, seconds: Double)]) {
+        for row in rows {
+            let old = sums[PastKey(operation: row.operation, errno: row.errno)] ?? (0, 0)
+            sums[PastKey(operation: row.operation, errno: row.errno)] = (old.count + row.count, old.seconds + row.seconds)
+        }
+    }
+
+    /// What `.remfs/status` says.
+    private func status(of id: MountID) -> String {
+        guard let entry = state.withLock({ $0.entries[id] }), let store = try? stores.catalog.store(entry.store) else { return "" }  // gone
+        let space = entry.memories.space()
+        let mount = entry.mount
+        let access = entry.origin.isReadOnly.load(ordering: .acquiring) || entry.memories.access == .readOnly ? "read_only" : "read_write"
+        return """
+            store: \(store.name)
+            store_id: \(store.id)
+            mount_id: \(mount.id)
+            directory: \(mount.directory)
+            access: \(access)
+            coherence: \(mount.options.coherence.rawValue)
+            on_stale_write: \(mount.options.onStaleWrite.rawValue)
+            bytes: \(space.usedBytes)
+            inodes: \(space.files)
+            inodes_known_to_kernel: \(entry.filesystem.inodes.count)
+
+            """
+    }
+
+    // MARK: Read-only
+
+    /// Switches a live mount. When this returns, no later write of it is acknowledged (or, the other way, any may be).
+    package func setAccess(_ id: MountID, _ access: Access) throws(RemfsError) -> Mount {
+        let entry = try entry(id)
+        entry.state.withLock { $0.access = access }
+        entry.origin.isReadOnly.store(access == .readOnly, ordering: .sequentiallyConsistent)
+        // Whoever was let through before holds the store's lock, or has been answered.
+        _ = entry.memories.access
+        remount(entry)
+        logger.notice("access changed", metadata: ["directory": "\(entry.directory)", "access": "\(access.rawValue)"])
+        return entry.mount
+    }
+
+    /// A store's own rules changed: its mounts' superblocks follow.
+    private func accessDidChange(of store: StoreID) {
+        for entry in state.withLock({ $0.entries.values.filter { $0.store == store } }) { remount(entry) }
+    }
+
+    private func remountIfOwed(_ entry: Entry) {
+        guard entry.state.withLock({ $0.owesRemount }) else { return }
+        chores.submit { self.remount(entry) }
+    }
+
+    /// Has the kernel's own read-only bit follow, so that `open` says EROFS already. Without root, or while a file is open for writing,
+    /// writes are refused all the same.
+    private func remount(_ entry: Entry) {
+        guard geteuid() == 0 else { return }
+        let isReadOnly = entry.origin.isReadOnly.load(ordering: .acquiring) || entry.memories.access == .readOnly
+        do {
+            try entry.mountpoint.remount(readOnly: isReadOnly)
+            entry.state.withLock { $0.owesRemount = false }
+        } catch {
+            let isBusy = error.errno == EBUSY
+            entry.state.withLock { $0.owesRemount = isBusy && isReadOnly }
+            if !isBusy, entry.state.withLock({ $0.state }) == .mounted {
+                logger.warning("cannot remount", metadata: ["directory": "\(entry.directory)", "errno": "\(error.errno)"])
+            }
+        }
+    }
+
+    // MARK: Unmounting
+
+    /// Ends a mount: what was written is sealed, the directory is free. Throws `busy` while files are open or a shell stands in it,
+    /// unless `lazily`: then it goes out of sight at once, and ends with its last user.
+    package func unmount(_ id: MountID, lazily: Bool = false) throws(RemfsError) {
+        let entry = try entry(id)
+        entry.state.withLock { $0.state = .stopping }
+        do throws(RemfsError) {
+            try entry.memories.takeInCloses(through: entry.origin)
+            try detachFromKernel(entry, lazily: lazily)
+        } catch {
+            entry.state.withLock { $0.state = .mounted }
+            throw error
+        }
+        if !lazily, !entry.filesystem.waitUntilEnded(atMost: .seconds(10)) {
+            throw RemfsError(.unavailable, "\(entry.directory) is unmounted, but its connection has not ended")
+        }
+        if !lazily { connectionEnded(id) }
+    }
+
+    /// A close event that waits to be read holds the mount for a moment: busy is believed only when it lasts.
+    private func detachFromKernel(_ entry: Entry, lazily: Bool) throws(RemfsError) {
+        for attempt in 0... {
+            do {
+                try entry.mountpoint.unmount(lazily: lazily)
+                return
+            } catch {
+                if error.errno == EINVAL { return }  // someone else has unmounted it
+                guard error.errno == EBUSY || error.call == "fusermount3" else {
+                    throw RemfsError(.unavailable, "cannot unmount \(entry.directory)", cause: "\(error)")
+                }
+                guard attempt < 20 else {
+                    throw RemfsError(.busy, "\(entry.directory) is in use: close its files and leave it, or unmount with --lazy", cause: "\(error)")
+                }
+                try entry.memories.takeInCloses(through: entry.origin)
+                usleep(5_000)
+            }
+        }
+    }
+
+    /// The kernel has ended a connection: by our unmount, someone else's, or an abort.
+    private func connectionEnded(_ id: MountID) {
+        guard let entry = state.withLock({ $0.entries[id] }) else { return }
+        let isFirst = entry.state.withLock { state in
+            defer { state.isReleased = true }
+            return !state.isReleased
+        }
+        guard isFirst else { return }
+        if let number = entry.mountpoint.number { closes?.forget(mount: number) }
+        do {
+            try entry.memories.detach(entry.origin)
+        } catch {
+            logger.error("cannot seal at the end of a mount", metadata: ["store": "\(entry.store)", "error": "\(error)"])
+        }
+        state.withLock { state in
+            state.entries[id] = nil
+            Self.add(entry.filesystem.counters.rows, to: &state.past)
+        }
+        stores.release(entry.store)
+        logger.notice("unmounted", metadata: ["store": "\(entry.store)", "directory": "\(entry.directory)"])
+    }
+
+    /// Unmounts everything (lazily what is in use, so that nothing stays mounted) and ends the threads. Call it once.
+    package func stop() {
+        state.withLock { $0.isStopping = true }
+        for mount in mounts() {
+            do {
+                try unmount(mount.id)
+            } catch {
+                logger.warning("mount in use at stop", metadata: ["directory": "\(mount.directory)", "error": "\(error)"])
+                do {
+                    try unmount(mount.id, lazily: true)
+                } catch {
+                    logger.error("cannot unmount", metadata: ["directory": "\(mount.directory)", "error": "\(error)"])
+                }
+            }
+        }
+        workers.stop()
+        for mount in mounts() { connectionEnded(mount.id) }
+        chores.stop()
+        closes?.stop()
+        notifier.stop()
+    }
+}

@@ -1,0 +1,39 @@
+import Glibc
+import Storage
+
+/// What may be mounted on: an empty directory of the caller's, reached without any symbolic link.
+enum MountTarget {
+    static func check(_ path: String, owner: UInt32) throws(RemfsError) {
+        guard path.utf8.first == UInt8(ascii: "/"), path != "/" else {
+            throw RemfsError(.invalidArgument, "a mountpoint is an absolute path, not \"\(path)\"")
+        }
+        var directory = unsafe open("/", O_PATH_DIRECTORY)
+        guard directory >= 0 else { throw RemfsError.ofSystem("cannot open /") }
+        defer { close(directory) }
+        for segment in path.split(separator: "/") {
+            guard segment != ".", segment != ".." else { throw RemfsError(.invalidArgument, "\(path) holds . or ..") }
+            // O_NOFOLLOW with O_DIRECTORY: a link is ENOTDIR.
+            let next = unsafe openat(directory, String(segment), O_PATH_DIRECTORY)
+            guard next >= 0 else { throw RemfsError.ofSystem("cannot mount on \(path)") }
+            close(directory)
+            directory = next
+        }
+        var status = stat()
+        guard unsafe fstat(directory, &status) == 0 else { throw RemfsError.ofSystem("cannot mount on \(path)") }
+        guard owner == 0 || status.st_uid == owner else {
+            throw RemfsError(.notPermitted, "\(path) belongs to another user")
+        }
+        try requireEmpty(path)
+    }
+
+    private static let O_PATH_DIRECTORY = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
+
+    private static func requireEmpty(_ path: String) throws(RemfsError) {
+        guard let handle = unsafe opendir(path) else { throw RemfsError.ofSystem("cannot read \(path)") }
+        defer { unsafe closedir(handle) }
+        while let entry = unsafe readdir(handle) {
+            let name = unsafe withUnsafeBytes(of: entry.pointee.d_name) { unsafe String(cString: $0.bindMemory(to: CChar.self).baseAddress!) }
+            if name != ".", name != ".." { throw RemfsError(.notEmpty, "\(path) is not empty") }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+internal import CFuse
+internal import Glibc
+
+/// Close events of mounts whose OPEN is answered with ENOSYS: who has a file open for writing closes it, and the kernel tells, before
+/// `close` returns, through fanotify. One group for all mounts of a process (the kernel allows 128 groups for each user).
+///
+/// `read` may be called on any thread, one at a time. It asks no file system anything.
+package final class FuseCloseEvents: Sendable {
+    /// A file that a writer has closed: its node, and the mount's device number (`FuseMountpoint.number`).
+    package struct Close: Sendable, Equatable {
+        package let node: NodeID
+        package let mount: UInt32
+    }
+
+    private let group: Int32
+    /// Readable from `wake` on.
+    private let bell: Int32
+
+    /// nil where the process may not: it needs CAP_SYS_ADMIN.
+    package init?() {
+        let group = cfuse_close_events()
+        guard group >= 0 else { return nil }
+        let bell = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
+        guard bell >= 0 else {
+            close(group)
+            return nil
+        }
+        self.group = group
+        self.bell = bell
+    }
+
+    deinit {
+        close(group)
+        close(bell)
+    }
+
+    /// Hears of closes on the file system at `path`, which must be served already. 0 or an errno. Ends with the mount.
+    package func watch(_ path: [UInt8]) -> Int32 {
+        unsafe (path + [0]).withUnsafeBytes { unsafe -cfuse_watch_closes(group, $0.baseAddress!.assumingMemoryBound(to: CChar.self)) }
+    }
+
+    /// The events that wait. `true`: the kernel had to drop some (only out of memory; the queue has no limit).
+    package func read() -> (closes: [Close], dropped: Bool) {
+        var closes: [Close] = []
+        var dropped = false
+        while true {
+            let count = unsafe withUnsafeTemporaryAllocation(of: cfuse_close.self, capacity: 64) { buffer -> Int32 in
+                let count = unsafe cfuse_read_closes(group, buffer.baseAddress!, 64)
+                for place in 0..<max(0, Int(count)) { unsafe closes.append(Close(node: buffer[place].inode, mount: buffer[place].device_minor)) }
+                return count
+            }
+            if count == -ENOBUFS { dropped = true }
+            if count <= 0, count != -ENOBUFS { return (closes, dropped) }
+        }
+    }
+
+    /// Blocks until an event waits, or `wake` was called; answers whether it was an event.
+    package func wait() -> Bool {
+        var descriptors = [pollfd(fd: group, events: Int16(POLLIN), revents: 0), pollfd(fd: bell, events: Int16(POLLIN), revents: 0)]
+        while unsafe poll(&descriptors, 2, -1) < 0, errno == EINTR {}
+        return descriptors[0].revents & Int16(POLLIN) != 0
+    }
+
+    /// Ends every wait, from now on.
+    package func wake() {
+        var one: UInt64 = 1
+        // The counter is never read, so it overflows after 2^64 calls.
+        _ = unsafe Glibc.write(bell, &one, MemoryLayout<UInt64>.size)
+    }
+}
