@@ -144,13 +144,11 @@ import Testing
             try daemon.start(["--config", file])
             #expect(answers("file.sock"))
             #expect(try daemon.stop().errors == "", "at this level nothing is said of a start and a stop")
-            _ = daemon.notification()
 
             let variable = ["REMFS_SOCKET": "\(daemon.directory)/environment.sock"]
             try daemon.start(["--config", file], environment: variable)
             #expect(answers("environment.sock") && !answers("file.sock"))
             #expect(try daemon.stop().status == 0)
-            _ = daemon.notification()
 
             try daemon.start(["--config", file, "--socket", "\(daemon.directory)/flag.sock"], environment: variable)
             #expect(answers("flag.sock") && !answers("environment.sock"))
