@@ -33,7 +33,7 @@ int cfuse_receive_descriptor(int socket) {
 
 int64_t cfuse_device_minor(const char *path) {
     struct statx result;
-    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &result) != 0) return -errno;
+    if (statx(AT_FDCWD, path, AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &result) != 0) return -errno;
     return result.stx_dev_minor;
 }
 

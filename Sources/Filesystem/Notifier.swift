@@ -76,7 +76,7 @@ final class InvalidationQueue: Sendable {
         case .bytes(let inode, let offset, let length):
             _ = connection.invalidate(NodeID(inode), offset: offset, length: length)
         case .attributes(let inode):
-            _ = connection.invalidate(NodeID(inode), offset: -1, length: 0)
+            _ = connection.invalidate(NodeID(inode), length: -1)
         case .name(let name, let parent):
             _ = unsafe name.withUnsafeBytes { unsafe connection.invalidateName($0, in: NodeID(parent)) }
             _ = connection.invalidate(NodeID(parent), offset: 0, length: 0)

@@ -9,7 +9,8 @@ internal import Threads
 /// is answered. So call them with no lock held that a `FuseFilesystem` method takes, and on a thread that is no worker. They take no lock
 /// of ours, need no descriptor but `notificationDescriptor`, and are safe on a thread with a descriptor table of its own.
 extension FuseConnection {
-    /// The one descriptor that a notifying thread must keep if it closes all others in a table of its own.
+    /// The one descriptor that a notifying thread must keep if it closes all others in a table of its own. In such a table the thread must
+    /// close it once the connection has ended, since the kernel otherwise believes that someone still serves.
     package var notificationDescriptor: Int32 { device }
 
     /// Drops the attributes of `node`, and of its content `length` bytes from `offset`; for a directory its cached listing.
@@ -42,9 +43,14 @@ extension FuseConnection {
     /// Ends the connection from this side: whoever waits for an answer gets ECONNABORTED, later callers ENOTCONN. The workers notice, so
     /// `connectionDidEnd` follows. The mount remains, dead, until it is unmounted.
     ///
-    /// - Returns: an errno; ENOENT if the connection is gone or has no number, EACCES or EPERM for another user's.
+    /// - Returns: an errno; ENOTCONN if it is over already, ENOENT if it has no number, EACCES without the right.
     package func abort() -> Int32 {
         guard let number else { return ENOENT }
+        guard enterUnlessOver() else { return ENOTCONN }
+        defer { leave() }
+        // The number of what is unmounted may by now be another mount's.
+        var state = pollfd(fd: device, events: 0, revents: 0)
+        guard unsafe poll(&state, 1, 0) == 0 else { return ENOTCONN }
         return FuseControl.abort(number)
     }
 

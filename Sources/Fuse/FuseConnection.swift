@@ -24,6 +24,7 @@ internal import Threads
     let device: Int32
     /// What `FuseWorkers` calls it; 0 before `add`.
     let serviceNumber = Atomic<UInt64>(0)
+    let endCause = Atomic<Int32>(0)
     let interrupts = FuseInterrupts()
     let notifications = Mutex(Notifications())
     @exclusivity(unchecked) private(set) var session: OpaquePointer!
@@ -80,6 +81,10 @@ internal import Threads
         if unsafe session != nil { unsafe fuse_session_destroy(session) }
     }
 
+    /// Why the kernel has ended the connection: ENODEV when it was unmounted or aborted, another errno of read(2) for what should not
+    /// happen, 0 if `end` did it.
+    package var cause: Int32 { endCause.load(ordering: .relaxed) }
+
     /// Stops serving and waits until all that is being answered is answered; waiting requests are interrupted. The descriptor is then
     /// closed, which aborts the connection unless someone else holds it: unmount first. After the kernel has ended the connection
     /// this only waits for the rest. Not to be called from a `FuseFilesystem` method.
@@ -100,6 +105,17 @@ internal import Threads
     func enter() -> Bool {
         var seen = gate.load(ordering: .relaxed)
         while seen & Self.closing == 0 {
+            let (exchanged, original) = gate.weakCompareExchange(expected: seen, desired: seen + 1, ordering: .acquiring)
+            if exchanged { return true }
+            seen = original
+        }
+        return false
+    }
+
+    /// Comes in as long as anyone is inside, even while closing.
+    func enterUnlessOver() -> Bool {
+        var seen = gate.load(ordering: .relaxed)
+        while seen != Self.closing {
             let (exchanged, original) = gate.weakCompareExchange(expected: seen, desired: seen + 1, ordering: .acquiring)
             if exchanged { return true }
             seen = original

@@ -85,7 +85,8 @@ package protocol FuseFilesystem: AnyObject, Sendable {
         from source: NodeID, offset: Int64, to destination: NodeID, offset destinationOffset: Int64, length: Int64, _ context: FuseContext
     ) throws(FuseErrno) -> Int
 
-    /// Told after each answer, on the answering thread: what metrics and request budgets count. `errno` 0 is success.
+    /// Told after each answer, on the answering thread: what metrics and request budgets count. `errno` 0 is success; a
+    /// lookup answered with `FuseEntry.missing` is ENOENT. A caller may go on before this is called.
     func answered(_ operation: FuseOperation, errno: Int32, seconds: Double)
 }
 

@@ -44,7 +44,7 @@ package struct FuseMountpoint: Sendable {
         }
     }
 
-    /// As it was given: any bytes that a path may have, without a NUL.
+    /// Absolute and without symbolic links, as mountinfo has it. Any bytes that a path may have, without a NUL.
     package let path: [UInt8]
     /// The minor number of the mount's device, under which fusectl knows its connection.
     package let number: UInt32?
@@ -70,10 +70,20 @@ package struct FuseMountpoint: Sendable {
             case .direct: false
             case .helper: true
             }
+        let path = try resolved(path)
         let device = usesHelper ? try mountWithHelper(path, options) : try mountDirectly(path, options, flags)
         let number = unsafe withCString(path) { unsafe cfuse_device_minor($0) }
         let mountpoint = FuseMountpoint(path: path, number: UInt32(exactly: number), usesHelper: usesHelper, flags: flags)
         return (mountpoint, device)
+    }
+
+    private static func resolved(_ path: [UInt8]) throws(Failure) -> [UInt8] {
+        // The dot has what is no directory refused: the helper would mount on a file as well.
+        guard let resolved = unsafe withCString(path + "/.".utf8Bytes, { unsafe realpath($0, nil) }) else {
+            throw Failure(call: "realpath", errno: errno)
+        }
+        defer { unsafe free(resolved) }
+        return unsafe Array(UnsafeRawBufferPointer(start: resolved, count: strlen(resolved)))
     }
 
     private static func mountDirectly(_ path: [UInt8], _ options: Options, _ flags: UInt) throws(Failure) -> Int32 {
@@ -180,12 +190,20 @@ extension FuseMountpoint {
         package let number: UInt32
 
         /// Whether nobody serves it any more (ENOTCONN). Asks the file system, so it waits for a server that lives and is slow.
+        ///
+        /// False as well for a server that was killed and cannot die, since one of its threads waits in the kernel with a notification:
+        /// such a connection has requests waiting, and only `abort` ends it.
         package var isDead: Bool {
-            // A connection with requests waiting has someone to wait for: dead ones fail them at once.
+            // A connection with requests waiting has a descriptor that is open somewhere: others fail them at once.
             if let waiting = FuseControl.waiting(number), waiting > 0 { return false }
             var statistics = statvfs()
             return unsafe FuseMountpoint.withCString(path) { unsafe statvfs($0, &statistics) } != 0 && errno == ENOTCONN
         }
+
+        /// Ends its connection, whoever serves it: who waits gets ECONNABORTED. It is dead then and still mounted.
+        ///
+        /// - Returns: an errno; EACCES without the right.
+        package func abort() -> Int32 { FuseControl.abort(number) }
     }
 
     /// All mounts of type `fuse.remfs`, in the order in which they were mounted.
@@ -227,7 +245,7 @@ extension FuseMountpoint {
 /// One run of `fusermount3`.
 private struct FuseHelper {
     private let process: pid_t
-    /// The read end of its standard error.
+    /// Where its standard error can be read.
     private let said: Int32
 
     /// Starts it.
@@ -235,9 +253,10 @@ private struct FuseHelper {
     /// - Parameter inheriting: a socket over which it is to send the descriptor of the mount.
     init(_ arguments: [[UInt8]], inheriting socket: Int32? = nil) throws(FuseMountpoint.Failure) {
         var ends: [Int32] = [-1, -1]
-        guard unsafe pipe(&ends) == 0 else { throw FuseMountpoint.Failure(call: "pipe", errno: errno) }
-        // Not pipe2, which Swift's Glibc hides. A child that another thread starts just now may inherit an end for its life: harmless.
-        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        // A socket and no pipe, since Swift's Glibc has no pipe2: a child that another thread starts meanwhile would inherit an end.
+        guard unsafe socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else {
+            throw FuseMountpoint.Failure(call: "socketpair", errno: errno)
+        }
         defer { close(ends[1]) }
         var environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".utf8Bytes, "LC_ALL=C".utf8Bytes]
         if let socket { environment.append("_FUSE_COMMFD=\(socket)".utf8Bytes) }

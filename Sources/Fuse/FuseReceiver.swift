@@ -11,8 +11,8 @@ internal import Threads
         case processed
         /// Nothing to read: another thread took it, or the caller gave up.
         case nothing
-        /// The kernel has ended the connection.
-        case ended
+        /// The connection is over: what reading said, which is ENODEV once it was unmounted or aborted.
+        case ended(errno: Int32)
     }
 
     /// The largest request (1 MiB of data) and its header, and room for the replies that are built here.
@@ -59,11 +59,12 @@ internal import Threads
         defer { connection.leave() }
         let count = unsafe read(connection.device, buffer.baseAddress!, buffer.count)
         guard count >= MemoryLayout<fuse_in_header>.size else {
-            switch count < 0 ? errno : EIO {
+            let code = count < 0 ? errno : EIO
+            switch code {
             // ENOENT: the caller was interrupted before its request was read. What is still there will be reported again.
             case EAGAIN, EINTR, ENOENT: return .nothing
-            // ENODEV: unmounted. ECONNABORTED: aborted. Anything else would be reported for ever, so it ends the connection as well.
-            default: return .ended
+            // Anything but ENODEV is unheard of. It would come for ever, so it ends the connection as well.
+            default: return .ended(errno: code)
             }
         }
         unsafe started = Monotonic.now()

@@ -59,7 +59,7 @@ package final class FuseWorkers: Sendable {
     /// Starts the threads: `count` workers, one that ends connections and a watchdog.
     ///
     /// - Parameters:
-    ///   - stallLimit: how long a worker may hold the baton in one request. Then `onStall` is told and the baton passed on.
+    ///   - stallLimit: how long a worker may hold the baton in one request, seen half of it later at most. Then `onStall` is told and the baton passed on.
     ///   - hangLimit: how long a request or a notification may take at all. Then `onStall` is told; of a notification the connection
     ///     is aborted, of a request it is not, since a disk may be slow.
     ///   - onStall: called on the watchdog's thread, once for each incident. It should not block.
@@ -187,7 +187,10 @@ package final class FuseWorkers: Sendable {
 
     private func serve(_ connection: FuseConnection, _ receiver: FuseReceiver, _ progress: FuseProgress) -> FuseReceiver.Outcome {
         let outcome = receiver.receive(from: connection, progress)
-        if case .ended = outcome { connection.close() }
+        if case .ended(let errno) = outcome {
+            connection.endCause.store(errno, ordering: .relaxed)
+            connection.close()
+        }
         return outcome
     }
 
@@ -198,7 +201,7 @@ package final class FuseWorkers: Sendable {
     // MARK: - Watchdog
 
     private func watch() {
-        let pause = max(min(stallLimit, hangLimit) / 4, .milliseconds(10))
+        let pause = max(min(stallLimit, hangLimit) / 2, .milliseconds(10))
         // When the requests and notifications began that were reported already, by worker and by connection.
         var stalled = [UInt64](repeating: 0, count: progress.count)
         var hanging = stalled

@@ -76,14 +76,14 @@ package final class MemoryStore: Sendable {
     func change<Answer>(
         by origin: Int = 0, _ body: (StoreState) throws(RemfsError) -> Answer
     ) throws(RemfsError) -> Answer {
-        let (answer, newest, hasWork) = try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in
+        let (answer, newest, hasWork, isFull) = try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in
             state.lastActivity = StoreState.monotonic()
             defer { state.postInvalidations(except: origin) }
             let answer = try body(state)
-            return (answer, state.lastVersion, state.hasWork)
+            return (answer, state.lastVersion, state.hasWork, state.uncheckpointed > StoreState.checkpointInterval)
         }
         announce(newest)
-        if hasWork { environment.schedule(id) }
+        if hasWork { environment.schedule(id, isFull) }
         return answer
     }
 
@@ -258,7 +258,10 @@ package final class MemoryStore: Sendable {
             throw RemfsError(error, in: path)
         case .success((let frames, _)):
             // Writers that never pause keep the WAL from starting over: above 64 MB a short pass under the lock helps.
-            guard emptying || frames > 16_000 else { return }
+            guard emptying || frames > 16_000 else {
+                state.withLock { $0.uncheckpointed = 0 }
+                return
+            }
             try state.withLock { (state) throws(RemfsError) in
                 _ = try state.query { () throws(SQLiteError) in try state.writer.checkpoint(emptying ? .truncate : .passive) }
                 state.uncheckpointed = 0
@@ -292,13 +295,16 @@ package final class MemoryStore: Sendable {
 struct StoreEnvironment: Sendable {
     /// Called by a thread that is about to wait: a FUSE worker passes its baton on.
     var willBlock: @Sendable () -> Void
-    /// Asks for `maintain` of a store soon. Cheap when it was asked for already.
-    var schedule: @Sendable (StoreID) -> Void
+    /// Asks for `maintain` of a store soon, and with `true` for a checkpoint at once. Cheap when it was asked for already.
+    var schedule: @Sendable (StoreID, Bool) -> Void
     var synchronize: @Sendable (MemoryStore, @escaping @Sendable (RemfsError?) -> Void) -> Void
     var logger: Logger
 }
 
 extension StoreState {
+    /// Transactions between checkpoints: about 4,000 frames, before a longer WAL makes each commit dearer.
+    static let checkpointInterval = 1_300
+
     var hasWork: Bool { !sealQueue.isEmpty || !removals.isEmpty || !openSaves.isEmpty || !orphans.isEmpty || uncheckpointed > 0 }
 
     /// Takes in closes that wait and seals them.

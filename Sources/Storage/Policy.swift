@@ -44,6 +44,8 @@ package struct UnversionedNames: Sendable {
     private let names: [[UInt8]]
     private let directories: Set<[UInt8]>
     private let paths: Set<[UInt8]>
+    /// The last names of `paths`: what is asked first, since building a path costs more.
+    private let lastNames: Set<[UInt8]>
 
     package init(_ patterns: [String]) {
         var names: [[UInt8]] = []
@@ -62,6 +64,7 @@ package struct UnversionedNames: Sendable {
         self.names = names
         self.directories = directories
         self.paths = paths
+        lastNames = Set(paths.map { Array($0[($0.lastIndex(of: UInt8(ascii: "/"))! + 1)...]) })
     }
 
     /// Whether everything below a directory of this name is unversioned.
@@ -70,7 +73,7 @@ package struct UnversionedNames: Sendable {
     /// Whether a file of this name is unversioned. `path` is asked only when the pattern list holds absolute paths.
     package func covers(_ name: [UInt8], path: () -> [UInt8]) -> Bool {
         if names.contains(where: { Glob.matches(name[...], $0[...]) }) { return true }
-        return !paths.isEmpty && paths.contains(path())
+        return lastNames.contains(name) && paths.contains(path())
     }
 }
 

@@ -248,7 +248,7 @@ package final class StorePool: Sendable {
 
     private var environment: StoreEnvironment {
         StoreEnvironment(
-            willBlock: willBlock, schedule: { [upkeep] in upkeep.schedule($0) },
+            willBlock: willBlock, schedule: { [upkeep] in upkeep.schedule($0, needsCheckpoint: $1) },
             synchronize: { [syncer] store, done in syncer.synchronize(store, done) }, logger: logger)
     }
 

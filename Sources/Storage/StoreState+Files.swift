@@ -117,7 +117,8 @@ extension StoreState {
         if let save = inode.drafts?.saves.last, !save.isClosed {
             if save.origin == caller.origin.number {
                 // Whoever closed the file before this write ended the save, whether we have taken note or not.
-                if !save.extents.isEmpty || inode.head == nil { try takeInCloses(of: caller.origin) }
+                // The process that has just made or emptied it is in the middle of one save.
+                if !save.isTruncationOnly || save.author.writer.pid != caller.pid { try takeInCloses(of: caller.origin) }
             } else {
                 closeSave(of: inode)
             }

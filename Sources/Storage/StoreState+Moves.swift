@@ -46,7 +46,7 @@ extension StoreState {
             if plan.isOldestName {
                 try place(inode, newName, newParent, cookie: cookie, plan.head, flags: plan.flags, author: plan.changedBy, at: time)
             } else {
-                let row = try writer.prepare("UPDATE dentry SET cookie = ?1, parent = ?2, name = ?3 WHERE cookie = ?4")
+                let row = try statements.cached("UPDATE dentry SET cookie = ?1, parent = ?2, name = ?3 WHERE cookie = ?4")
                 row.bind(cookie, at: 1)
                 row.bind(newParent.number, at: 2)
                 row.bind(text: newName, at: 3)
@@ -164,7 +164,7 @@ extension StoreState {
     }
 
     private func renameVersion(_ number: Int64, to name: [UInt8], _ parent: Inode) throws(SQLiteError) {
-        let row = try writer.prepare("UPDATE version SET directory = ?2, name = ?3 WHERE number = ?1")
+        let row = try statements.cached("UPDATE version SET directory = ?2, name = ?3 WHERE number = ?1")
         row.bind(number, at: 1)
         row.bind(text: directoryPath(parent.number), at: 2)
         row.bind(text: name, at: 3)
@@ -180,7 +180,7 @@ extension StoreState {
         while try older.step() { contents.append(Content(older, column: 0, size: older.integer(1))) }
         older.reset()
         for content in contents { try release(content) }
-        let row = try writer.prepare("DELETE FROM version WHERE memory = ?1")
+        let row = try statements.cached("DELETE FROM version WHERE memory = ?1")
         row.bind(head.memory, at: 1)
         try row.run()
     }

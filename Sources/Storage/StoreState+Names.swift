@@ -93,7 +93,7 @@ extension StoreState {
         row.bind(inode.modified, at: 12)
         row.bind(inode.changed, at: 13)
         if let target = inode.target { row.bind(text: target, at: 14) } else { bind(inode.content, to: row, at: 14) }
-        row.bind(inode.digest?.bytes, at: 15)
+        row.bind(inode.size == 0 ? nil : inode.digest?.bytes, at: 15)
         row.bind(memory, at: 16)
         row.bind(inode.head?.version, at: 17)
         row.bind(inode.head?.created, at: 18)
@@ -134,7 +134,7 @@ extension StoreState {
         let time = now()
         let cookie = takeNumber()
         try commit { () throws(SQLiteError) in
-            let row = try writer.prepare("INSERT INTO dentry (cookie, parent, name, inode) VALUES (?1, ?2, ?3, ?4)")
+            let row = try statements.cached("INSERT INTO dentry (cookie, parent, name, inode) VALUES (?1, ?2, ?3, ?4)")
             row.bind(cookie, at: 1)
             row.bind(parentNumber, at: 2)
             row.bind(text: name, at: 3)
@@ -267,7 +267,7 @@ extension StoreState {
     }
 
     func deleteDentry(_ cookie: Int64) throws(SQLiteError) {
-        let row = try writer.prepare("DELETE FROM dentry WHERE cookie = ?1")
+        let row = try statements.cached("DELETE FROM dentry WHERE cookie = ?1")
         row.bind(cookie, at: 1)
         try row.run()
     }

@@ -97,7 +97,7 @@ extension StoreState {
     }
 
     func insertRemoval(_ head: MemoryHead, path: String, author: Author) throws(SQLiteError) {
-        let row = try writer.prepare("INSERT INTO removal (memory, path, version, author) VALUES (?1, ?2, ?3, ?4)")
+        let row = try statements.cached("INSERT INTO removal (memory, path, version, author) VALUES (?1, ?2, ?3, ?4)")
         row.bind(head.memory, at: 1)
         row.bind(path, at: 2)
         row.bind(head.version, at: 3)
@@ -108,11 +108,11 @@ extension StoreState {
     /// Takes the mark of a removal out of the database: its memory goes on, or its version says that it ended.
     func forgetRemoval(_ removal: Removal) throws(SQLiteError) {
         if removal.inode == 0 {
-            let row = try writer.prepare("DELETE FROM removal WHERE memory = ?1")
+            let row = try statements.cached("DELETE FROM removal WHERE memory = ?1")
             row.bind(removal.memory, at: 1)
             try row.run()
         } else {
-            let row = try writer.prepare("UPDATE inode SET memory = NULL, version = NULL, version_created = NULL, author = NULL WHERE number = ?1")
+            let row = try statements.cached("UPDATE inode SET memory = NULL, version = NULL, version_created = NULL, author = NULL WHERE number = ?1")
             row.bind(removal.inode, at: 1)
             try row.run()
         }

@@ -354,6 +354,8 @@ extension StoreState {
                 append(
                     &outcome, path: path, author: step.save.author, base: step.save.base ?? inode.staleBase,
                     isStale: step.save.isStale || inode.staleBase != nil)
+                // The version holds the chunks from here on.
+                outcome.ownsContent = false
             }
         }
         if outcome.versions.isEmpty, let author = plan.movedBy, inode.links > 0, inode.drafts?.saves.first.map({ $0.isClosed }) ?? true {
@@ -375,8 +377,6 @@ extension StoreState {
                 outcome.content = head.content
                 outcome.ownsContent = false
             }
-        } else if !outcome.versions.isEmpty {
-            outcome.ownsContent = false
         }
         for version in outcome.versions { try insert(version) }
         let isSettled = inode.drafts.map { $0.saves.count == plan.steps.count } ?? true
@@ -400,7 +400,7 @@ extension StoreState {
     /// Whether the head version says already what the file has become.
     private func isHead(_ outcome: SealOutcome, at path: String) throws(SQLiteError) -> Bool {
         guard let head = outcome.head, let digest = outcome.digest, head.digest == digest, head.size == outcome.size else { return false }
-        let row = try writer.prepare("SELECT directory || name FROM version WHERE number = ?1")
+        let row = try statements.cached("SELECT directory || name FROM version WHERE number = ?1")
         row.bind(head.version, at: 1)
         defer { row.reset() }
         return try row.step() && row.text(0) == path

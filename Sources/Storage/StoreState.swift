@@ -240,6 +240,17 @@ final class StoreState {
 
 /// The statements of the write path, prepared once for each store. SQL that runs seldom stands where it is used.
 final class Statements {
+    private let writer: Connection
+    private var others: [String: Statement] = [:]
+
+    /// A statement that is prepared at its first use. Whoever steps through its rows resets it.
+    func cached(_ sql: String) throws(SQLiteError) -> Statement {
+        if let statement = others[sql] { return statement }
+        let statement = try writer.prepare(sql)
+        others[sql] = statement
+        return statement
+    }
+
     let begin, commit, rollback: Statement
     let setProperty: Statement
     let insertInode, updateAttributes, moveInode, moveHead, unlinkInode, settleInode, deleteInode: Statement
@@ -248,6 +259,7 @@ final class Statements {
     let insertVersion, endVersion, versionContent: Statement
 
     init(_ writer: Connection) throws(SQLiteError) {
+        self.writer = writer
         begin = try writer.prepare("BEGIN IMMEDIATE")
         commit = try writer.prepare("COMMIT")
         rollback = try writer.prepare("ROLLBACK")

@@ -9,6 +9,8 @@ final class Upkeep: Sendable {
         var due: [StoreID: Int64] = [:]
         /// Stores that changed since they were last tidied, and when they last did.
         var untidy: [StoreID: Int64] = [:]
+        /// Stores whose WAL has grown.
+        var full: Set<StoreID> = []
         var isStopping = false
     }
     private let state = Mutex(State())
@@ -36,16 +38,18 @@ final class Upkeep: Sendable {
     }
 
     /// Has a store looked at in 3 ms: called after each change that leaves something to do.
-    func schedule(_ id: StoreID) {
+    func schedule(_ id: StoreID, needsCheckpoint: Bool) {
         let time = StoreState.monotonic()
-        let isNew = state.withLock { state in
+        let (isNew, isFull) = state.withLock { state in
             state.untidy[id] = time
+            let isFull = needsCheckpoint && state.full.insert(id).inserted
             let due = time + 3_000_000
-            guard state.due[id].map({ $0 > due + 1_000_000 }) ?? true else { return false }
+            guard state.due[id].map({ $0 > due + 1_000_000 }) ?? true else { return (false, isFull) }
             state.due[id] = due
-            return true
+            return (true, isFull)
         }
         if isNew { sealing.signal() }
+        if isFull { tidying.signal() }
     }
 
     private func seal(_ pool: StorePool) {
@@ -77,29 +81,36 @@ final class Upkeep: Sendable {
         }
     }
 
-    /// Once a second: moves WALs that have grown into their databases, and tidies stores that have been quiet for two.
+    /// Moves WALs that have grown into their databases, and once a second tidies stores that have been quiet for two.
     private func tidy(_ pool: StorePool) {
+        var lastRound = StoreState.monotonic()
         while true {
-            let isStopping = state.wait(on: tidying, atMost: .seconds(1), until: { $0.isStopping }) { _, stopping in stopping }
-            if isStopping { return }
+            let full = state.wait(on: tidying, atMost: .seconds(1), until: { $0.isStopping || !$0.full.isEmpty }) { state, _ -> Set<StoreID>? in
+                defer { state.full = [] }
+                return state.isStopping ? nil : state.full
+            }
+            guard let full else { return }
+            for id in full { attempt("checkpoint", id) { () throws(RemfsError) in try pool.openStore(id)?.checkpoint(emptying: false) } }
             let time = StoreState.monotonic()
-            for (id, changed) in state.withLock({ $0.untidy }) {
-                guard let store = pool.openStore(id) else {
-                    state.withLock { $0.untidy[id] = nil }
-                    continue
-                }
-                do {
-                    if time - changed > 2_000_000_000 {
-                        let more = try store.tidy()
-                        if !more { state.withLock { if $0.untidy[id] == changed { $0.untidy[id] = nil } } }
-                    } else if store.state.withLock({ $0.uncheckpointed }) > 1_000 {
-                        try store.checkpoint(emptying: false)
+            guard time - lastRound > 1_000_000_000 else { continue }
+            lastRound = time
+            for (id, changed) in state.withLock({ $0.untidy }) where time - changed > 2_000_000_000 {
+                attempt("tidy", id) { () throws(RemfsError) in
+                    guard let store = pool.openStore(id), try store.tidy() else {
+                        state.withLock { if $0.untidy[id] == changed { $0.untidy[id] = nil } }
+                        return
                     }
-                } catch {
-                    logger.error("cannot tidy", metadata: ["store": "\(id)", "error": "\(error)"])
                 }
             }
             pool.closeIdle()
+        }
+    }
+
+    private func attempt(_ what: String, _ id: StoreID, _ body: () throws(RemfsError) -> Void) {
+        do throws(RemfsError) {
+            try body()
+        } catch {
+            logger.error("upkeep failed", metadata: ["task": "\(what)", "store": "\(id)", "error": "\(error)"])
         }
     }
 }

@@ -129,6 +129,7 @@ extension FuseTests {
                 try mount.write("f", "x")
                 #expect(umount2(mount.path, 0) == 0)
                 #expect(mount.toy.wait { $0.ends == 1 })
+                #expect(mount.connection.cause == ENODEV)
                 #expect(mount.connection.invalidate(1) == ENOTCONN)
                 mount.connection.end()
                 #expect(mount.toy.state.withLock { $0.ends } == 1)

@@ -37,13 +37,18 @@ struct MountedToy {
         return geteuid() == 0
     }()
 
+    /// Workers that nobody expects to stall, on a machine that may be slow.
+    static func quietWorkers() -> FuseWorkers {
+        FuseWorkers(stallLimit: .seconds(20), hangLimit: .seconds(40)) { stall in Issue.record("unexpected: \(stall)") }
+    }
+
     /// Runs `body` on a fresh mount, and takes it down again whatever happens.
     static func with(
         _ options: FuseConnectionOptions = FuseConnectionOptions(), mounting: FuseMountpoint.Options = .init(),
         workers given: FuseWorkers? = nil,
         _ body: (MountedToy) throws -> Void
     ) throws {
-        let workers = given ?? FuseWorkers { stall in Issue.record("unexpected: \(stall)") }
+        let workers = given ?? MountedToy.quietWorkers()
         defer { if given == nil { workers.stop() } }
         try TemporaryDirectory.with { directory in
             let mounted = try mount(ToyFilesystem(options), at: directory, workers, mounting)
@@ -56,7 +61,7 @@ struct MountedToy {
         _ toy: ToyFilesystem, at path: String, _ workers: FuseWorkers, _ options: FuseMountpoint.Options = .init()
     ) throws -> MountedToy {
         var options = options
-        options.source = Array(TemporaryDirectory.prefix.utf8)
+        options.source = TemporaryDirectory.source
         let (mountpoint, device) = try FuseMountpoint.mount(at: Array(path.utf8), options)
         do {
             let connection = try FuseConnection(filesystem: toy, device: device, number: mountpoint.number)
@@ -151,17 +156,38 @@ struct MountedToy {
 /// Temporary directories that carry the mounts of these tests, so that those of a crashed predecessor can be recognised and cleared.
 enum TemporaryDirectory {
     static let prefix = "remfs-fusetests"
+    /// The source of this process's mounts.
+    static let source = Array("\(prefix).\(getpid())".utf8)
 
-    /// Clears what a crashed run left: its dead mounts.
+    /// Clears what a crashed run left: its dead mounts and their directories.
     private static let cleared: Void = {
         do {
-            for mount in try FuseMountpoint.existing() where mount.source == Array(prefix.utf8) && mount.isDead {
-                try FuseMountpoint.unmount(mount.path, lazily: true)
+            for mount in try FuseMountpoint.existing() where mount.source.starts(with: prefix.utf8) {
+                // The source has the pid of who mounted it. A zombie may wait for us, with a thread in the kernel.
+                let pid = String(decoding: mount.source.dropFirst(prefix.utf8.count + 1).prefix { (48...57).contains($0) }, as: UTF8.self)
+                guard let file = fopen("/proc/\(pid)/status", "r") else {
+                    try clear(mount)
+                    continue
+                }
+                defer { fclose(file) }
+                var line = [CChar](repeating: 0, count: 256)
+                while fgets(&line, 256, file) != nil {
+                    let text = String(decoding: line.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+                    if text.hasPrefix("State:\tZ") { try clear(mount) }
+                }
             }
         } catch {
             Issue.record("cannot clear old mounts: \(error)")
         }
     }()
+
+    private static func clear(_ mount: FuseMountpoint.Existing) throws {
+        if !mount.isDead { #expect(mount.abort() == 0) }
+        try FuseMountpoint.unmount(mount.path, lazily: true)
+        let path = String(decoding: mount.path, as: UTF8.self)
+        rmdir(path)
+        rmdir(String(path.prefix(upTo: path.lastIndex(of: "/")!)))
+    }
 
     /// Runs `body` with the path of an empty directory called `name`, and removes it afterwards.
     static func with(named name: String = "mnt", _ body: (String) throws -> Void) throws {

@@ -25,12 +25,12 @@ extension FuseTests {
     @Suite struct Mountpoints {
         @Test(arguments: [FuseMountpoint.Way.direct, .helper])
         func oddPathsAndSourcesWork(_ way: FuseMountpoint.Way) throws {
-            let workers = FuseWorkers { stall in Issue.record("unexpected: \(stall)") }
+            let workers = MountedToy.quietWorkers()
             defer { workers.stop() }
             try TemporaryDirectory.with(named: "a,b c\\d\n\te\\040é-o ro") { path in
                 var options = FuseMountpoint.Options()
                 options.way = way
-                options.source = Array("x,y \\z".utf8)
+                options.source = TemporaryDirectory.source + Array(".x,y \\z".utf8)
                 let (mountpoint, device) = try FuseMountpoint.mount(at: Array(path.utf8), options)
                 let toy = ToyFilesystem()
                 let connection = try FuseConnection(filesystem: toy, device: device, number: mountpoint.number)
@@ -40,7 +40,7 @@ extension FuseTests {
                 try mount.write("f", "x")
                 let found = try FuseMountpoint.existing().filter { $0.path == Array(path.utf8) }
                 #expect(found.count == 1)
-                #expect(found.first?.source == Array("x,y \\z".utf8))
+                #expect(found.first?.source == options.source)
                 #expect(found.first?.number == mountpoint.number && mountpoint.number != nil)
                 #expect(found.first?.isDead == false)
                 try mountpoint.unmount()
@@ -85,16 +85,21 @@ extension FuseTests {
         }
 
         @Test func failuresNameTheCall() throws {
-            #expect(throws: FuseMountpoint.Failure(call: "mount", errno: ENOENT)) {
+            #expect(throws: FuseMountpoint.Failure(call: "realpath", errno: ENOENT)) {
                 _ = try FuseMountpoint.mount(at: Array("/nonexistent/nowhere".utf8))
+            }
+            #expect(throws: FuseMountpoint.Failure(call: "realpath", errno: ENOTDIR)) {
+                _ = try FuseMountpoint.mount(at: Array("/dev/null".utf8))
             }
             var options = FuseMountpoint.Options()
             options.way = .helper
+            // More than a page.
+            options.source = Array(repeating: UInt8(ascii: "x"), count: 5000)
             #expect {
-                _ = try FuseMountpoint.mount(at: Array("/nonexistent/nowhere".utf8), options)
+                _ = try FuseMountpoint.mount(at: Array("/tmp".utf8), options)
             } throws: { error in
                 guard let failure = error as? FuseMountpoint.Failure else { return false }
-                return failure.call == "fusermount3" && failure.errno == EPERM && failure.detail.contains("nowhere")
+                return failure.call == "fusermount3" && failure.errno == EPERM && failure.detail.hasPrefix("fusermount3: ")
             }
             #expect(throws: FuseMountpoint.Failure(call: "umount", errno: EINVAL)) { try FuseMountpoint.unmount(Array("/usr".utf8)) }
         }

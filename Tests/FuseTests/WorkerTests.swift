@@ -205,7 +205,7 @@ extension FuseTests {
         }
 
         @Test func fiftyMountsShareTheWorkers() throws {
-            let workers = FuseWorkers { stall in Issue.record("unexpected: \(stall)") }
+            let workers = MountedToy.quietWorkers()
             defer { workers.stop() }
             try Self.nested(50) { mounts in
                 #expect(mounts.count == 50)
@@ -244,7 +244,7 @@ extension FuseTests {
         }
 
         @Test func stoppingEndsWhatIsStillServed() throws {
-            let workers = FuseWorkers { stall in Issue.record("unexpected: \(stall)") }
+            let workers = MountedToy.quietWorkers()
             try TemporaryDirectory.with { path in
                 let mount = try MountedToy.mount(ToyFilesystem(), at: path, workers)
                 defer { mount.unmountAnyway() }
@@ -281,7 +281,7 @@ extension FuseTests {
                 let text = String(decoding: target[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self)
                 if !text.hasPrefix("/proc/") { found.descriptors.append("\(descriptor) \(text)") }
             }
-            found.mounts = (try? FuseMountpoint.existing().filter { $0.source == Array(TemporaryDirectory.prefix.utf8) }.count) ?? -1
+            found.mounts = (try? FuseMountpoint.existing().filter { $0.source == TemporaryDirectory.source }.count) ?? -1
             return found
         }
 
