@@ -45,7 +45,7 @@ struct Serve: AsyncParsableCommand {
         try socket.prepare()
         try Directory.make(settings.runtimeDirectory, mode: 0o750)
 
-        let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger)
+        let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger, willBlock: MountTable.willBlock)
         let mounts = try MountTable(stores: stores, logger: logger)
         let server = ControlServer(
             .init(socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version), stores: stores, mounts: mounts,
