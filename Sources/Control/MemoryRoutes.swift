@@ -110,7 +110,7 @@ struct MemoryRoutes: Sendable {
         let (id, memory) = (try context.storeID, try context.memoryID)
         let (bytes, hash) = try await stores.perform(id) { (store) throws(RemfsError) in
             let memory = try store.memory(memory)
-            return (try store.content(of: memory), memory.contentSHA256)
+            return (try store.content(ofHeadOf: memory), memory.contentSHA256)
         }
         return Response.raw(bytes, hash: hash, range: request.headers[.range])
     }
