@@ -10,6 +10,16 @@ package struct ControlClient: Sendable {
 
     private let socket: String
 
+    /// One for the process, never shut down: it ends with it.
+    private static let http: HTTPClient = {
+        var configuration = HTTPClient.Configuration()
+        // A socket that nobody answers is an answer: whoever asks decides whether to try again.
+        configuration.connectionPool.retryConnectionEstablishment = false
+        configuration.timeout.connect = .seconds(10)
+        configuration.redirectConfiguration = .disallow
+        return HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
+    }()
+
     package init(socket: String) { self.socket = socket }
 
     /// Sends a request and decodes the answer. Failures come as the daemon's own `RemfsError`.
@@ -40,7 +50,7 @@ package struct ControlClient: Sendable {
         to sink: (Data) throws(RemfsError) -> Void
     ) async throws(RemfsError) {
         do {
-            let response = try await HTTPClient.shared.execute(try request(method, path, query, body), deadline: .distantFuture)
+            let response = try await Self.http.execute(try request(method, path, query, body), deadline: .distantFuture)
             guard (200..<300).contains(response.status.code) else {
                 let body = try await response.body.collect(upTo: 1 << 20)
                 throw Self.failure(response, Data(body.readableBytesView))

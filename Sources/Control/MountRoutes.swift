@@ -18,8 +18,7 @@ struct MountRoutes: Sendable {
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Mount> {
-        let mounts = mounts.mounts().sorted { ($0.created, $0.directory) < ($1.created, $1.directory) }
-        return Wire.Page(data: mounts.map { Wire.Mount($0) }, nextPage: nil)
+        Wire.Page(data: mounts.mounts().map { Wire.Mount($0) }, nextPage: nil)
     }
 
     func create(_ request: Request, _ context: ControlContext) async throws -> Wire.Mount {

@@ -33,7 +33,7 @@ struct StatusRoutes: Sendable {
         text.add("remfs_mounts", .gauge, [([], Double(mounts.mounts().count))])
         let operations = mounts.operationCounts()
         text.add(
-            "remfs_fuse_requests_total", .counter, operations.map { ([("op", $0.operation), ("errno", $0.errno)], Double($0.count)) })
+            "remfs_fuse_requests_total", .counter, operations.map { ([("op", $0.operation), ("errno", "\($0.errno)")], Double($0.count)) })
         text.add(
             "remfs_fuse_request_seconds", .summary,
             Dictionary(grouping: operations, by: \.operation).sorted { $0.key < $1.key }.map { operation, rows in

@@ -223,7 +223,13 @@ package final class MemoryStore: Sendable {
     }
 
     private func removeOrphans() throws(RemfsError) {
-        let (orphans, origins) = state.withLock { ($0.orphans, Array($0.origins.values)) }
+        let time = StoreState.monotonic()
+        let (orphans, origins) = state.withLock { state -> (Set<InodeNumber>, [Origin]) in
+            // Looking through thousands of them is not for every seal.
+            guard time - state.orphansSeen > 500_000_000 else { return ([], []) }
+            state.orphansSeen = time
+            return (state.orphans, Array(state.origins.values))
+        }
         guard !orphans.isEmpty else { return }
         // Asked without the store's lock: the mounts have locks of their own.
         let held = orphans.filter { number in origins.contains { $0.holds(number) } }
@@ -335,7 +341,7 @@ extension StoreState {
     func nextDue(after time: Int64) -> Int64? {
         var due: Int64?
         func consider(_ candidate: Int64) { due = min(due ?? .max, candidate) }
-        for removal in removals.values { consider(removal.due) }
+        if let removal = nextRemovalDue { consider(removal) }
         for number in openSaves {
             guard let save = inodes[number]?.drafts?.saves.last else { continue }
             if save.isTruncationOnly, origins[save.origin]?.takeClosed != nil { continue }

@@ -89,7 +89,23 @@ extension StoreState {
         let place = Place(parent: removal.parent, name: removal.name)
         removals[removal.memory] = removal
         removalAt[place] = removal.memory
+        removalQueue.append((removal.due, removal.memory))
     }
+
+    /// The memory whose removal is due next.
+    private func nextRemoval() -> Removal? {
+        while removalQueueStart < removalQueue.count {
+            let next = removalQueue[removalQueueStart]
+            if let removal = removals[next.memory], removal.due == next.due { return removal }
+            removalQueueStart += 1
+        }
+        removalQueue.removeAll(keepingCapacity: true)
+        removalQueueStart = 0
+        return nil
+    }
+
+    /// Monotonic, ns: when the next removal is to be sealed.
+    var nextRemovalDue: Int64? { nextRemoval()?.due }
 
     func removeFromMemory(_ removal: Removal) {
         removals[removal.memory] = nil
@@ -122,8 +138,17 @@ extension StoreState {
 
     /// Writes the `deleted` versions of removals that are due (`all`: of every one), oldest first.
     func sealRemovals(all: Bool, where condition: (Removal) -> Bool = { _ in true }) throws(RemfsError) {
-        let time = Self.monotonic()
-        let due = removals.values.filter { (all || $0.due <= time) && condition($0) }.sorted { $0.due < $1.due }
+        var due: [Removal] = []
+        if all {
+            due = removals.values.filter(condition).sorted { $0.due < $1.due }
+        } else {
+            let time = Self.monotonic()
+            // 256: as long as a seal of as many files may hold the lock.
+            while due.count < 256, let removal = nextRemoval(), removal.due <= time {
+                due.append(removal)
+                removalQueueStart += 1
+            }
+        }
         guard !due.isEmpty else { return }
         try reserveNumbers(Int64(due.count))
         var versions: [VersionRow] = []
@@ -135,9 +160,14 @@ extension StoreState {
                     number: takeNumber(), memory: removal.memory, operation: .deleted, path: removal.path, size: nil, digest: nil,
                     content: .empty, began: versionTime(), author: removal.author, base: nil, isStale: false, previous: head.version))
         }
-        try commit { () throws(SQLiteError) in
-            for removal in due { try forgetRemoval(removal) }
-            for version in versions { try insert(version) }
+        do throws(RemfsError) {
+            try commit { () throws(SQLiteError) in
+                for removal in due { try forgetRemoval(removal) }
+                for version in versions { try insert(version) }
+            }
+        } catch {
+            if !all { removalQueue.append(contentsOf: due.map { ($0.due, $0.memory) }) }
+            throw error
         }
         for removal in due { removeFromMemory(removal) }
         for version in versions { didInsert(version) }

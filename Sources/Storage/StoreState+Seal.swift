@@ -11,7 +11,7 @@ struct SealPlan {
         let size: Int64
         let digest: Digest?
         /// Nothing changed against the version before: no version.
-        let isUnchanged: Bool
+        var isUnchanged: Bool
     }
 
     let inode: Inode
@@ -47,12 +47,8 @@ extension StoreState {
 
     /// Seals what is closed (`includingOpen`: also what is still being written) before the path of a memory changes hands.
     func sealBeforeNameGoes(_ inode: Inode, includingOpen: Bool) throws(RemfsError) {
-        if includingOpen, inode.head != nil, let save = inode.drafts?.saves.last, !save.isClosed, !save.extents.isEmpty {
-            closeSave(of: inode)
-        }
-        guard inode.drafts?.saves.first?.isClosed ?? false || (inode.changedBy != nil && inode.head != nil && inode.drafts == nil) else {
-            return
-        }
+        if includingOpen, inode.head != nil, let save = inode.drafts?.saves.last, !save.isClosed, !save.extents.isEmpty { closeSave(of: inode) }
+        guard inode.drafts?.saves.first?.isClosed ?? false || (inode.changedBy != nil && inode.head != nil && inode.drafts == nil) else { return }
         try seal([inode])
     }
 
@@ -101,41 +97,63 @@ extension StoreState {
     // MARK: Working out
 
     private func plan(_ inode: Inode) throws(SQLiteError) -> SealPlan? {
-        let saves = inode.drafts?.saves.prefix { $0.isClosed } ?? []
+        // What is left over of a long burst is sealed by the next round: its contents are held in memory until they are written.
+        let saves = (inode.drafts?.saves.prefix { $0.isClosed } ?? []).prefix(Self.savesPerSeal)
         var plan = SealPlan(inode: inode, steps: [], movedBy: nil)
         // An unlinked file has no path to have versions at: what was closed was sealed before its name went.
         if inode.links == 0 { return nil }
         var list = inode.content.chunks
         var size = inode.sealedSize
-        var small: [UInt8]?
+        var fresh = FreshChunks()
         for save in saves {
-            let step: SealPlan.Step
-            if save.size <= Content.chunkSize, size <= Content.chunkSize {
-                step = try planSmall(save, of: inode, list: list, size: size, bytes: &small)
-            } else {
-                step = try planLarge(save, of: inode, list: list, size: size)
-                small = nil
+            var step =
+                save.size <= Content.chunkSize && size <= Content.chunkSize
+                ? try planSmall(save, of: inode, list: list, size: size, &fresh)
+                : try planLarge(save, of: inode, list: list, size: size, &fresh)
+            if let before = plan.steps.last(where: { !$0.isUnchanged }), inode.isMemory, !save.isSuperseded, !before.save.isSuperseded,
+                before.digest != nil, before.digest == step.digest, before.size == step.size
+            {
+                step.isUnchanged = true
             }
             plan.steps.append(step)
+            guard !step.isUnchanged else { continue }
             list = step.list
             size = step.size
         }
-        if plan.steps.count > 1 { encodeWithin(&plan) }
+        if plan.steps.count > 1 { encodeWithin(&plan, fresh) }
         if inode.changedBy != nil, inode.isMemory { plan.movedBy = inode.changedBy }
         return plan.steps.isEmpty && plan.movedBy == nil ? nil : plan
     }
 
-    private func previousChunk(_ list: [Int64], _ place: Int) throws(SQLiteError) -> (number: Int64?, sequence: Int64) {
-        guard place < list.count, list[place] != 0 else { return (nil, 1) }
-        // A chunk of the same seal has no row yet: its sequence is set by `encodeWithin`.
-        return (list[place], (try chunkRow(list[place])?.sequence ?? 0) + 1)
+    /// Chunks that this seal is about to store, for the saves that go on from them.
+    private typealias FreshChunks = [Int64: (bytes: [UInt8], sequence: Int64)]
+
+    private static let savesPerSeal = 64
+
+    private func content(of chunk: Int64, _ fresh: FreshChunks) throws(SQLiteError) -> [UInt8] {
+        if let found = fresh[chunk] { return found.bytes }
+        return try bytes(of: chunk)
+    }
+
+    /// A chunk to be stored at `place`, after the one that `list` has there.
+    private func newChunk(
+        _ number: Int64, _ bytes: [UInt8], isStored: Bool, replacing list: [Int64], at place: Int, _ fresh: inout FreshChunks
+    ) throws(SQLiteError) -> NewChunk {
+        let previous = place < list.count && list[place] != 0 ? list[place] : nil
+        var sequence: Int64 = 1
+        if let previous {
+            if let found = fresh[previous] { sequence = found.sequence + 1 } else { sequence = (try chunkRow(previous)?.sequence ?? 0) + 1 }
+        }
+        fresh[number] = (bytes, sequence)
+        return NewChunk(
+            number: number, digest: Digest(of: bytes), size: bytes.count, bytes: isStored ? nil : bytes, previous: previous, delta: nil,
+            sequence: sequence)
     }
 
     private func planSmall(
-        _ save: Save, of inode: Inode, list: [Int64], size: Int64, bytes: inout [UInt8]?
+        _ save: Save, of inode: Inode, list: [Int64], size: Int64, _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> SealPlan.Step {
         if save.size == 0 {
-            bytes = []
             return SealPlan.Step(
                 save: save, chunks: [], list: [], size: 0, digest: .ofNothing,
                 isUnchanged: isUnchanged(inode, after: save, size: 0, digest: .ofNothing))
@@ -147,21 +165,15 @@ extension StoreState {
             content = try self.bytes(of: last)
             kept = last.id
         } else {
-            if let bytes { content = bytes } else { content = size == 0 ? [] : try self.bytes(of: list[0]) }
+            content = size == 0 || list[0] == 0 ? [UInt8](repeating: 0, count: Int(size)) : try self.content(of: list[0], fresh)
             for extent in save.extents { try apply(extent, to: &content) }
             if content.count < save.size { content.append(contentsOf: repeatElement(0, count: Int(save.size) - content.count)) }
             content.removeSubrange(Int(save.size)...)
         }
-        let digest = Digest(of: content)
-        bytes = content
-        let previous = try previousChunk(list, 0)
-        let number = kept ?? save.nextID()
-        let chunk = NewChunk(
-            number: number, digest: digest, size: content.count, bytes: kept == nil ? content : nil, previous: previous.number, delta: nil,
-            sequence: previous.sequence)
+        let chunk = try newChunk(kept ?? save.nextID(), content, isStored: kept != nil, replacing: list, at: 0, &fresh)
         return SealPlan.Step(
-            save: save, chunks: [(0, chunk)], list: [number], size: save.size, digest: digest,
-            isUnchanged: isUnchanged(inode, after: save, size: save.size, digest: digest))
+            save: save, chunks: [(0, chunk)], list: [chunk.number], size: save.size, digest: chunk.digest,
+            isUnchanged: isUnchanged(inode, after: save, size: save.size, digest: chunk.digest))
     }
 
     /// Whether a save came to what the version before it holds.
@@ -185,9 +197,7 @@ extension StoreState {
             if content.count > extent.offset { content.removeSubrange(Int(extent.offset)...) }
         case .hole:
             let end = min(Int(extent.offset + extent.length), content.count)
-            if extent.offset < end {
-                content.replaceSubrange(Int(extent.offset)..<end, with: repeatElement(0, count: end - Int(extent.offset)))
-            }
+            if extent.offset < end { content.replaceSubrange(Int(extent.offset)..<end, with: repeatElement(0, count: end - Int(extent.offset))) }
         case .bytes:
             let start = Int(extent.offset)
             if content.count < start { content.append(contentsOf: repeatElement(0, count: start - content.count)) }
@@ -197,7 +207,9 @@ extension StoreState {
     }
 
     /// A file of several chunks: only those that the save touched are read, hashed and stored.
-    private func planLarge(_ save: Save, of inode: Inode, list: [Int64], size: Int64) throws(SQLiteError) -> SealPlan.Step {
+    private func planLarge(
+        _ save: Save, of inode: Inode, list: [Int64], size: Int64, _ fresh: inout FreshChunks
+    ) throws(SQLiteError) -> SealPlan.Step {
         let drafts = Drafts(sealedSize: size)
         for extent in save.extents { drafts.apply(extent) }
         let block = Content.chunkSize
@@ -225,21 +237,13 @@ extension StoreState {
             {
                 let extent = segments[0].extent
                 let bytes = try self.bytes(of: extent)
-                let previous = try previousChunk(list, place)
-                chunks.append(
-                    (
-                        place,
-                        NewChunk(
-                            number: extent.id, digest: Digest(of: bytes), size: bytes.count, bytes: nil, previous: previous.number,
-                            delta: nil,
-                            sequence: previous.sequence)
-                    ))
+                chunks.append((place, try newChunk(extent.id, bytes, isStored: true, replacing: list, at: place, &fresh)))
                 result.append(extent.id)
                 continue
             }
             var bytes = [UInt8](repeating: 0, count: Int(end - start))
             if old != 0, drafts.sealedLimit > start {
-                let sealed = try self.bytes(of: old)
+                let sealed = try content(of: old, fresh)
                 let shown = Int(min(Int64(sealed.count), drafts.sealedLimit - start, end - start))
                 bytes.replaceSubrange(0..<shown, with: sealed[0..<shown])
             }
@@ -259,45 +263,49 @@ extension StoreState {
                 result.append(0)
                 continue
             }
-            let previous = try previousChunk(list, place)
             let number = save.nextID()
-            chunks.append(
-                (
-                    place,
-                    NewChunk(
-                        number: number, digest: Digest(of: bytes), size: bytes.count, bytes: bytes, previous: previous.number, delta: nil,
-                        sequence: previous.sequence)
-                ))
+            chunks.append((place, try newChunk(number, bytes, isStored: false, replacing: list, at: place, &fresh)))
             result.append(number)
         }
+        // Content up to a mebibyte is hashed when it is sealed; what is larger when someone asks.
+        var digest: Digest?
+        if save.size <= 1 << 20 {
+            digest = try unsafe Digest { (take) throws(SQLiteError) in
+                for (place, chunk) in result.enumerated() {
+                    let length = Int(min(block, save.size - Int64(place) * block))
+                    var bytes = chunk == 0 ? [] : try content(of: chunk, fresh)
+                    if bytes.count < length { bytes.append(contentsOf: repeatElement(0, count: length - bytes.count)) }
+                    unsafe bytes.withUnsafeBytes { unsafe take(UnsafeRawBufferPointer(rebasing: $0[0..<length])) }
+                }
+            }
+        }
+        let sameChunks = chunks.isEmpty && save === inode.drafts?.saves.first && inode.changedBy == nil && inode.isMemory
+            && inode.head?.size == save.size && result == list
         return SealPlan.Step(
-            save: save, chunks: chunks, list: result, size: save.size, digest: nil,
-            isUnchanged: chunks.isEmpty && save === inode.drafts?.saves.first && inode.changedBy == nil && inode.isMemory
-                && inode.head?.size == save.size && result == list)
+            save: save, chunks: chunks, list: result, size: save.size, digest: digest,
+            isUnchanged: sameChunks || isUnchanged(inode, after: save, size: save.size, digest: digest))
     }
 
-    /// Several saves of one small file at once: the older ones are written as deltas from the start.
-    private func encodeWithin(_ plan: inout SealPlan) {
-        var contents: [Int64: (place: Int, bytes: [UInt8])] = [:]
-        for place in plan.steps.indices {
-            guard plan.steps[place].chunks.count == 1, plan.steps[place].size <= Content.chunkSize else { continue }
-            var chunk = plan.steps[place].chunks[0].chunk
-            if place > 0, let before = plan.steps[place - 1].chunks.first?.chunk, plan.steps[place - 1].chunks.count == 1,
-                chunk.previous == before.number
-            {
-                chunk.sequence = before.sequence + 1
-                plan.steps[place].chunks[0].chunk = chunk
-            }
-            if let bytes = chunk.bytes { contents[chunk.sequence] = (place, bytes) }
-        }
+    /// Several saves of one file at once: older chunks are written as deltas of newer ones from the start.
+    private func encodeWithin(_ plan: inout SealPlan, _ fresh: FreshChunks) {
         guard plan.inode.isMemory else { return }
-        for (sequence, content) in contents {
-            guard let base = contents[DeltaChain.base(of: sequence)], base.place > content.place else { continue }
-            var chunk = plan.steps[content.place].chunks[0].chunk
-            let program = Delta.encode(content.bytes, against: base.bytes)
-            guard program.count * 4 < content.bytes.count * 3 else { continue }
-            chunk.delta = (plan.steps[base.place].chunks[0].chunk.number, program)
-            plan.steps[content.place].chunks[0].chunk = chunk
+        struct Part: Hashable {
+            let place: Int
+            let sequence: Int64
+        }
+        var numbers: [Part: Int64] = [:]
+        for step in plan.steps {
+            for (place, chunk) in step.chunks { numbers[Part(place: place, sequence: chunk.sequence)] = chunk.number }
+        }
+        for step in plan.steps.indices {
+            for index in plan.steps[step].chunks.indices {
+                let (place, chunk) = plan.steps[step].chunks[index]
+                guard let bytes = chunk.bytes, let base = numbers[Part(place: place, sequence: DeltaChain.base(of: chunk.sequence))],
+                    base != chunk.number, let newer = fresh[base]
+                else { continue }
+                let program = Delta.encode(bytes, against: newer.bytes)
+                if program.count * 4 < bytes.count * 3 { plan.steps[step].chunks[index].chunk.delta = (base, program) }
+            }
         }
     }
 }
@@ -323,23 +331,25 @@ extension StoreState {
         var outcome = SealOutcome(
             plan: plan, content: inode.content, size: inode.sealedSize, digest: inode.digest, head: inode.head,
             ownsContent: inode.ownsContent)
+        // The newest first: older chunks are deltas of newer ones, which must be there when one of them is found to be needed whole.
         var renamed: [Int64: Int64] = [:]
+        for step in plan.steps.reversed() where !step.isUnchanged {
+            for (_, chunk) in step.chunks {
+                var chunk = chunk
+                if let delta = chunk.delta, let base = renamed[delta.base] { chunk.delta = (base, delta.program) }
+                let number = try store(chunk, for: inode.number)
+                if number != chunk.number {
+                    renamed[chunk.number] = number
+                } else if chunk.delta == nil, !DeltaChain.steps(endingAt: chunk.sequence).isEmpty {
+                    outcome.candidates.append(number)
+                }
+            }
+        }
         for step in plan.steps {
-            var list = step.list.map { renamed[$0] ?? $0 }
+            let list = step.list.map { renamed[$0] ?? $0 }
             if step.isUnchanged {
                 try drop(step.save, keeping: [])
                 continue
-            }
-            var stored: Set<Int64> = []
-            for (place, chunk) in step.chunks {
-                let number = try store(chunk, for: inode.number)
-                stored.insert(chunk.number)
-                if number != chunk.number {
-                    renamed[chunk.number] = number
-                    list[place] = number
-                } else if chunk.delta == nil, DeltaChain.steps(endingAt: chunk.sequence).isEmpty == false {
-                    outcome.candidates.append(number)
-                }
             }
             // Parts that stay are used once more by the new version.
             for (place, number) in list.enumerated() where number != 0 && !step.chunks.contains(where: { $0.place == place }) {
@@ -347,13 +357,12 @@ extension StoreState {
                 try statements.addReference.run()
             }
             let content = Content(list, size: step.size)
-            let digest = if let digest = step.digest { digest } else { try digestIfSmall(of: content, size: step.size) }
             if outcome.ownsContent { try release(outcome.content) }
             outcome.content = content
             outcome.size = step.size
-            outcome.digest = digest
+            outcome.digest = step.digest
             outcome.ownsContent = true
-            try drop(step.save, keeping: stored)
+            try drop(step.save, keeping: Set(step.chunks.map(\.chunk.number)))
             let isVersion = inode.isMemory && !step.save.isSuperseded
             if isVersion {
                 // The name changed and the bytes too: one version tells both, by who wrote the bytes.
@@ -428,12 +437,6 @@ extension StoreState {
         }
     }
 
-    /// Content up to a mebibyte is hashed when it is sealed; what is larger when someone asks.
-    private func digestIfSmall(of content: Content, size: Int64) throws(SQLiteError) -> Digest? {
-        guard size <= 1 << 20 else { return nil }
-        return unsafe try Digest { (take) throws(SQLiteError) in unsafe try forEachPart(of: content, size: size, take) }
-    }
-
     /// The hash of a memory's head, however large.
     func digest(of inode: Inode) throws(RemfsError) -> Digest {
         try query { () throws(SQLiteError) in
@@ -498,7 +501,12 @@ extension StoreState {
         }
         if let drafts = inode.drafts {
             drafts.saves.removeFirst(outcome.plan.steps.count)
-            if drafts.saves.isEmpty { inode.drafts = nil } else { drafts.rebuild(sealedSize: outcome.size) }
+            if drafts.saves.isEmpty {
+                inode.drafts = nil
+            } else {
+                drafts.rebuild(sealedSize: outcome.size)
+                if drafts.saves[0].isClosed { enqueueSeal(inode) }
+            }
         }
         if inode.isMemory { deltaCandidates.append(contentsOf: outcome.candidates) }
         // Every other mount may hold pages of a version that ended up elsewhere, but the bytes are the same: nothing to invalidate.

@@ -40,6 +40,9 @@ final class StoreState {
     var orphans: Set<InodeNumber> = []
     var removals: [Int64: Removal] = [:]
     var removalAt: [Place: Int64] = [:]
+    /// Removals in the order in which they are due; those that were continued meanwhile are skipped.
+    var removalQueue: [(due: Int64, memory: Int64)] = []
+    var removalQueueStart = 0
     /// Memories and their inodes, for what is asked for by ID.
     var memoryInodes: [Int64: InodeNumber] = [:]
     /// Content bytes of all regular files that have a name, drafts included.
@@ -78,6 +81,8 @@ final class StoreState {
     var uncheckpointed = 0
     /// Chunks that could become deltas now that a newer one exists: found while sealing, encoded in quiet times.
     var deltaCandidates: [Int64] = []
+    /// Monotonic, ns: when orphans were last looked through.
+    var orphansSeen: Int64 = 0
     /// Whether any inode may have extended attributes: most stores never see one.
     var hasExtendedAttributes = false
     /// Monotonic, ns: the last request that changed something.

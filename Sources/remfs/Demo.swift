@@ -63,7 +63,7 @@ struct Demo: AsyncParsableCommand {
         try stage.check(restored == "Ship the release on Friday.\n", "the restored text shows in the mount")
 
         try stage.say("A second mount may read, and not write.")
-        try await stage.shell("mkdir readers && remfs mount team-notes readers --read-only")
+        try await stage.shell("mkdir readers && remfs mount team-notes readers --read-only && cat readers/people.md")
         let refused = try await stage.shell("echo 'No release.' > readers/plans/release.md", succeeds: false)
         try stage.check(refused.output.contains("Read-only file system"), "the write is refused, and says why")
         try await stage.shell("echo 'Cem: on call' >> notes/people.md")

@@ -151,16 +151,16 @@ private struct EditMemory: AsyncParsableCommand {
             throw RemfsError(.invalidArgument, "\(path) is not text, or too long to edit this way: edit it through a mount")
         }
         let draft = try EditorDraft(named: String(path.split(separator: "/").last ?? "memory"), content: before)
-        try draft.edit()
-        let after = try draft.text()
-        guard after != before || found == nil else {
-            draft.discard()
-            Output.talk("\(path) is unchanged")
-            return
-        }
         let route = "/v1/memory_stores/\(id)/memories"
         let memory: Wire.Memory
         do throws(RemfsError) {
+            try draft.edit()
+            let after = try draft.text()
+            guard after != before || found == nil else {
+                draft.discard()
+                Output.talk("\(path) is unchanged")
+                return
+            }
             if let found {
                 memory = try await client.call(
                     .post, "\(route)/\(found.id)",
@@ -169,7 +169,8 @@ private struct EditMemory: AsyncParsableCommand {
                 memory = try await client.call(.post, route, body: WriteRequest(path: path, content: after))
             }
         } catch {
-            Output.talk("your text is kept in \(draft.file)")
+            // Unless there is nothing of anybody's in it. (`try?`: what cannot be read any more may be worth keeping.)
+            if (try? draft.text()) == before { draft.discard() } else { Output.talk("your text is kept in \(draft.file)") }
             throw error
         }
         draft.discard()
@@ -208,7 +209,7 @@ private struct EditorDraft {
         }
         process.waitUntilExit()
         guard process.terminationReason == .exit, process.terminationStatus == 0 else {
-            throw RemfsError(.unavailable, "\(editor) failed; your text is kept in \(file)")
+            throw RemfsError(.unavailable, "\(editor) failed")
         }
     }
 

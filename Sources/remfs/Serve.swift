@@ -40,12 +40,13 @@ struct Serve: AsyncParsableCommand {
         // What we make is ours alone, unless it is given a mode on purpose.
         umask(0o077)
         Self.raiseDescriptorLimit(logger)
+        try Directory.make(settings.stateDirectory, mode: 0o700)
         // Usually in the runtime directory, which it then makes for its group.
         let socket = ControlSocket(path: settings.socket, owner: settings.socketOwner, group: settings.socketGroup)
         try socket.prepare()
         try Directory.make(settings.runtimeDirectory, mode: 0o750)
 
-        let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger)
+        let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger, willBlock: MountTable.willBlock)
         let mounts = try MountTable(stores: stores, logger: logger)
         let server = ControlServer(
             .init(socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version), stores: stores, mounts: mounts,

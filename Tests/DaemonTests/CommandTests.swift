@@ -1,0 +1,238 @@
+import Foundation
+import Glibc
+import Testing
+
+/// The command line against a real daemon.
+extension ServeTests {
+    @Suite(.serialized) struct CommandTests {
+        @Test func aStoreLivesAndDies() throws {
+            try DaemonProcess.with { daemon in
+                let id = try daemon.output("store", "create", "notes", "--description", "for all", "--metadata", "team=docs")
+                #expect(id.hasPrefix("memstore_01") && id.hasSuffix("\n") && id.split(separator: "\n").count == 1)
+                let plain = id.trimmingCharacters(in: .newlines)
+                #expect(try daemon.output("store", "list").contains("notes"))
+                let shown = try daemon.remfs("store", "show", "notes", "--json").json()
+                #expect(shown["id"] as? String == plain)
+                #expect(shown["metadata"] as? [String: String] == ["team": "docs"])
+                #expect((shown["policy"] as? [String: Any])?["max_memories"] as? Int == 10_000)
+
+                try daemon.output(
+                    "store", "set", plain, "--name", "renamed", "--metadata", "team=", "--metadata", "a=b", "--max-memories", "3",
+                    "--access", "read_only")
+                let set = try daemon.remfs("store", "show", "renamed", "--json").json()
+                #expect(set["metadata"] as? [String: String] == ["a": "b"])
+                #expect((set["policy"] as? [String: Any])?["max_memories"] as? Int == 3)
+                #expect((set["policy"] as? [String: Any])?["access"] as? String == "read_only")
+                #expect(try daemon.remfs("memory", "write", "renamed", "/a", input: "x").status == 77)
+                #expect(try daemon.remfs("store", "set", "renamed").status == 64)
+                #expect(try daemon.remfs("store", "set", "renamed", "--access", "none").status == 65)
+
+                try daemon.output("store", "archive", "renamed")
+                #expect(try !daemon.output("store", "list").contains(plain))
+                #expect(try daemon.output("store", "list", "--archived").contains(plain))
+                #expect(try daemon.output("store", "show", plain).contains("archived"))
+                try daemon.output("store", "delete", plain)
+                let gone = try daemon.remfs("store", "show", plain)
+                #expect(gone.status == 66)
+                #expect(gone.errors == "remfs: not_found: memory store \(plain) not found\n")
+            }
+        }
+
+        @Test func aNameMustBelongToOneStore() throws {
+            try DaemonProcess.with { daemon in
+                let one = try daemon.output("store", "create", "twin").trimmingCharacters(in: .newlines)
+                let two = try daemon.output("store", "create", "twin").trimmingCharacters(in: .newlines)
+                let result = try daemon.remfs("store", "show", "twin")
+                #expect(result.status == 65)
+                #expect(result.errors.contains(one) && result.errors.contains(two))
+                #expect(try daemon.remfs("store", "show", one).status == 0)
+                let missing = try daemon.remfs("store", "show", "nobody")
+                #expect(missing.status == 66)
+                #expect(missing.errors == "remfs: not_found: store \"nobody\"\n")
+                #expect(missing.output == "")
+            }
+        }
+
+        @Test func memoriesAreWrittenReadMovedAndRemoved() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                #expect(try daemon.output("memory", "write", "notes", "plans/q3.md", input: "one\n") == "")
+                try daemon.output("memory", "write", "notes", "/plans/q3.md", input: "two\n")
+                try daemon.output("memory", "write", "notes", "/readme", input: "")
+                #expect(try daemon.output("memory", "cat", "notes", "/plans/q3.md") == "two\n")
+                #expect(
+                    try daemon.output("memory", "ls", "notes").split(separator: "\n").map { String($0.split(separator: " ").last!) } == [
+                        "PATH", "/plans/", "/readme",
+                    ])
+                #expect(try daemon.output("memory", "ls", "notes", "plans").contains("/plans/q3.md"))
+                let listing = try #require(try daemon.remfs("memory", "ls", "notes", "-r", "--json").json()["data"] as? [[String: Any]])
+                #expect(listing.map { $0["path"] as? String } == ["/plans/q3.md", "/readme"])
+
+                #expect(try daemon.remfs("memory", "write", "notes", "/readme", "--new", input: "x").status == 73)
+                #expect(try daemon.remfs("memory", "write", "notes", "/readme/below", input: "x").status == 73)
+                let zeros = String(repeating: "0", count: 64)
+                #expect(try daemon.remfs("memory", "write", "notes", "/readme", "--if-sha256", zeros, input: "x").status == 75)
+                #expect(try daemon.remfs("memory", "write", "notes", "/none", "--if-sha256", zeros, input: "x").status == 75)
+                #expect(try daemon.remfs("memory", "write", "notes", "/big", input: String(repeating: "x", count: 102_401)).status == 65)
+                #expect(try daemon.remfs("memory", "write", "notes", "/a//b", input: "x").status == 65)
+
+                try daemon.output("memory", "mv", "notes", "/plans/q3.md", "/done/q3.md")
+                #expect(try daemon.output("memory", "cat", "notes", "/done/q3.md") == "two\n")
+                #expect(try daemon.remfs("memory", "cat", "notes", "/plans/q3.md").status == 66)
+                #expect(try daemon.remfs("memory", "mv", "notes", "/done/q3.md", "/readme").status == 73)
+                #expect(try daemon.remfs("memory", "rm", "notes", "/done").status == 66)
+                try daemon.output("memory", "rm", "notes", "/done", "--recursive")
+                try daemon.output("memory", "rm", "notes", "/readme")
+                #expect(try daemon.output("memory", "ls", "notes", "-r") == "")
+            }
+        }
+
+        @Test func anEditorSavesOnlyOverWhatItSaw() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                func edit(_ editor: String) throws -> Binary.Result {
+                    try daemon.remfs("memory", "edit", "notes", "/a.md", environment: ["EDITOR": editor])
+                }
+                // New, changed, unchanged.
+                #expect(try edit("sh -c 'echo first > \"$0\"'").status == 0)
+                #expect(try edit("sed -i s/first/second/").status == 0)
+                #expect(try daemon.output("memory", "cat", "notes", "/a.md") == "second\n")
+                let unchanged = try edit("true")
+                #expect(unchanged.status == 0 && unchanged.errors.contains("unchanged"))
+                #expect(try daemon.output("log", "notes", "/a.md").split(separator: "\n").count == 3)
+                #expect(try edit("false").status == 69)
+
+                // Somebody else saves while the editor is open.
+                let other = "\(Binary.path) memory write notes /a.md --file"
+                try Data("theirs\n".utf8).write(to: URL(fileURLWithPath: "\(daemon.directory)/theirs"))
+                let raced = try edit("sh -c 'echo mine > \"$0\"; \(other) \(daemon.directory)/theirs'")
+                #expect(raced.status == 75)
+                #expect(try daemon.output("memory", "cat", "notes", "/a.md") == "theirs\n")
+                let kept = try #require(raced.errors.split(separator: "\n").first { $0.contains("your text is kept in") })
+                let file = String(try #require(kept.split(separator: " ").last))
+                #expect(try String(contentsOfFile: file, encoding: .utf8) == "mine\n")
+                try FileManager.default.removeItem(at: URL(fileURLWithPath: file).deletingLastPathComponent())
+            }
+        }
+
+        @Test func historyIsListedComparedAndRestored() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                for text in ["a\nb\nc\n", "a\nB\nc\n", "a\nB\nc\nd\n"] {
+                    try daemon.output("memory", "write", "notes", "/x.md", input: text)
+                }
+                try daemon.output("memory", "write", "notes", "/y.md", input: "y")
+                let log = try daemon.remfs("log", "notes", "/x.md", "--json").json()["data"] as? [[String: Any]] ?? []
+                #expect(log.map { $0["operation"] as? String } == ["modified", "modified", "created"])
+                #expect(log.allSatisfy { ($0["writer"] as? [String: Any])?["command"] as? String == "remfs" })
+                #expect(log.allSatisfy { ($0["writer"] as? [String: Any])?["uid"] as? Int == Int(geteuid()) })
+                #expect(try daemon.output("log", "notes", "-n", "2").split(separator: "\n").count == 3)
+                #expect(try daemon.output("log", "notes", "--stale") == "")
+                let ids = log.compactMap { $0["id"] as? String }
+                try #require(ids.count == 3)
+
+                #expect(try daemon.output("diff", "notes", "/x.md").hasSuffix("@@ -1,3 +1,4 @@\n a\n B\n c\n+d\n"))
+                #expect(try daemon.output("diff", "notes", "/x.md", ids[2]).hasSuffix("@@ -1,3 +1,4 @@\n a\n-b\n+B\n c\n+d\n"))
+                #expect(try daemon.output("diff", "notes", "/x.md", ids[2], ids[1]).hasSuffix("@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n"))
+                #expect(try daemon.output("diff", "notes", "/x.md", ids[1], ids[1]) == "")
+                #expect(try daemon.output("diff", "notes", "/y.md").hasSuffix("@@ -0,0 +1 @@\n+y\n\\ No newline at end of file\n"))
+                #expect(try daemon.output("memory", "cat", "notes", "/x.md", ids[2]) == "a\nb\nc\n")
+
+                let restored = try daemon.output("restore", "notes", ids[2])
+                #expect(restored.hasPrefix("memver_01"))
+                #expect(try daemon.output("memory", "cat", "notes", "/x.md") == "a\nb\nc\n")
+                try daemon.output("memory", "rm", "notes", "/x.md")
+                #expect(try daemon.output("log", "notes", "/x.md").contains("deleted"))
+                try daemon.output("restore", "notes", ids[1])
+                #expect(try daemon.output("memory", "cat", "notes", "/x.md") == "a\nB\nc\n")
+                #expect(try daemon.remfs("restore", "notes", "memver_nonsense").status == 66)
+            }
+        }
+
+        @Test func theLogIsFollowedUntilInterrupted() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                try daemon.output("memory", "write", "notes", "/before", input: "x")
+                let follower = try Binary.start(["log", "notes", "--follow", "--json"], environment: daemon.environment)
+                // It has started to follow once the daemon counts a request that waits; before that it would list nothing new.
+                var written = 0
+                while follower.output.split(separator: "\n").count < 2 {
+                    written += 1
+                    try daemon.output("memory", "write", "notes", "/after", input: "\(written)")
+                    try #require(written < 200, "nothing is followed: \(follower.errors)")
+                }
+                follower.signal(SIGINT)
+                let result = follower.wait()
+                #expect(result.status == 0, "\(result.errors)")
+                #expect(!result.output.contains("/before"))
+                #expect(result.output.split(separator: "\n").allSatisfy { $0.contains("\"path\":\"/after\"") })
+            }
+        }
+
+        @Test func aBackupIsAWholeStore() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                try daemon.output("memory", "write", "notes", "/a.md", input: "kept")
+                let file = "\(daemon.directory)/notes.sqlite"
+                try daemon.output("store", "backup", "notes", file)
+                let bytes = try Data(contentsOf: URL(fileURLWithPath: file))
+                #expect(bytes.starts(with: Array("SQLite format 3\0".utf8)))
+                #expect(bytes.count % 4_096 == 0)
+                let again = try daemon.remfs("store", "backup", "notes", file)
+                #expect(again.status == 73)
+                #expect(try Data(contentsOf: URL(fileURLWithPath: file)) == bytes)
+                #expect(try FileManager.default.contentsOfDirectory(atPath: daemon.state).allSatisfy { !$0.hasPrefix("backup") })
+                #expect(try daemon.remfs("store", "backup", "nobody", "\(daemon.directory)/no").status == 66)
+                #expect(!FileManager.default.fileExists(atPath: "\(daemon.directory)/no"))
+            }
+        }
+
+        @Test func withoutADaemonItSaysSo() throws {
+            try DaemonProcess.prepared { daemon in
+                for arguments in [["status"], ["store", "list"], ["log", "x"], ["mount", "x", "/tmp"], ["unmount", "/tmp"]] {
+                    let result = try Binary.run(arguments, environment: daemon.environment)
+                    #expect(result.status == 69)
+                    #expect(result.errors.hasPrefix("remfs: unavailable: no daemon answers at \(daemon.socket)"), "\(result.errors)")
+                    #expect(result.output == "")
+                }
+                let elsewhere = try daemon.remfs("status", "--socket", "/nowhere/at/all.sock")
+                #expect(elsewhere.errors.contains("/nowhere/at/all.sock"))
+            }
+        }
+
+        static let commands: [[String]] = [
+            [], ["serve"], ["demo"], ["status"], ["store"], ["store", "create"], ["store", "list"], ["store", "show"], ["store", "set"],
+            ["store", "archive"], ["store", "delete"], ["store", "backup"], ["memory"], ["memory", "ls"], ["memory", "cat"],
+            ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["mount"],
+            ["unmount"],
+        ]
+
+        @Test(arguments: commands) func everyCommandHasHelp(_ command: [String]) throws {
+            let result = try Binary.run(command + ["--help"], environment: DaemonProcess.environment("/nowhere"))
+            #expect(result.status == 0)
+            let overview = try #require(result.output.split(separator: "\n\n").first).replacingOccurrences(of: "\n", with: " ")
+            #expect(overview.hasPrefix("OVERVIEW: "))
+            #expect(!overview.hasSuffix("."), "an imperative line without a full stop: \(overview)")
+        }
+
+        @Test func badUsageIs64() throws {
+            let environment = DaemonProcess.environment("/nowhere")
+            for arguments in [
+                ["nonsense"], ["store", "create"], ["log", "x", "-n", "0"], ["mount", "x"], ["mount", "x", "y", "--umask", "9"],
+                ["store", "list", "--loud"],
+                ["memory", "write", "x", "/a", "--new", "--if-sha256", "0"], ["mount", "x", "y", "--coherence", "loose"],
+            ] {
+                let result = try Binary.run(arguments, environment: environment)
+                #expect(result.status == 64, "\(arguments)")
+                #expect(result.output == "" && !result.errors.isEmpty)
+            }
+            #expect(try Binary.run(["--version"], environment: environment).output.split(separator: ".").count == 3)
+        }
+
+        @Test(arguments: ["bash", "zsh", "fish"]) func shellsAreToldWhatThereIs(_ shell: String) throws {
+            let result = try Binary.run(["--generate-completion-script", shell], environment: DaemonProcess.environment("/nowhere"))
+            #expect(result.status == 0)
+            #expect(result.output.contains("backup") && result.output.contains("unmount"))
+        }
+    }
+}

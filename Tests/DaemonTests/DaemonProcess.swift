@@ -1,0 +1,302 @@
+import Foundation
+import Glibc
+import Testing
+
+/// The built binary, run as people run it.
+struct Binary {
+    /// Beside the test bundle.
+    static let path: String = {
+        let bundle = try! FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+        return URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent("remfs").path
+    }()
+
+    struct Result {
+        let status: Int32
+        let output: String
+        let errors: String
+        /// The output as one JSON document.
+        func json() throws -> [String: Any] {
+            try #require(try JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any], "\(output)")
+        }
+    }
+
+    /// A process that has been started, with both its outputs in files, so that none can fill up.
+    static func start(_ arguments: [String], environment: [String: String], input: String = "") throws -> Running {
+        try Running(arguments, environment: environment, input: input)
+    }
+
+    static func run(_ arguments: [String], environment: [String: String], input: String = "") throws -> Result {
+        try start(arguments, environment: environment, input: input).wait()
+    }
+
+    final class Running {
+        let process = Process()
+        private let directory: String
+
+        fileprivate init(_ arguments: [String], environment: [String: String], input: String) throws {
+            directory = "/tmp/remfs-run-\(UUID().uuidString)"
+            try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
+            for (name, content) in [("in", input), ("out", ""), ("err", "")] {
+                try Data(content.utf8).write(to: URL(fileURLWithPath: "\(directory)/\(name)"))
+            }
+            process.executableURL = URL(fileURLWithPath: Binary.path)
+            process.arguments = arguments
+            process.environment = environment
+            process.standardInput = try FileHandle(forReadingFrom: URL(fileURLWithPath: "\(directory)/in"))
+            process.standardOutput = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(directory)/out"))
+            process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(directory)/err"))
+            try process.run()
+        }
+
+        var output: String { String(decoding: (try? Data(contentsOf: URL(fileURLWithPath: "\(directory)/out"))) ?? Data(), as: UTF8.self) }
+        var errors: String { String(decoding: (try? Data(contentsOf: URL(fileURLWithPath: "\(directory)/err"))) ?? Data(), as: UTF8.self) }
+
+        func signal(_ signal: Int32) { kill(process.processIdentifier, signal) }
+
+        /// Waits for the end. A process that hangs fails the run by its time limit, and says which it was.
+        func wait() -> Result {
+            process.waitUntilExit()
+            let status = process.terminationReason == .exit ? process.terminationStatus : -process.terminationStatus
+            return Result(status: status, output: output, errors: errors)
+        }
+
+        deinit {
+            if process.isRunning {
+                signal(SIGKILL)
+                process.waitUntilExit()
+            }
+            try! FileManager.default.removeItem(atPath: directory)
+        }
+    }
+}
+
+/// A daemon with directories of its own. What a test leaves mounted or running is cleared afterwards.
+final class DaemonProcess {
+    let directory: String
+    let environment: [String: String]
+    private let listener: NotificationListener
+    private(set) var running: Binary.Running?
+
+    var socket: String { "\(directory)/run/control.sock" }
+    var state: String { "\(directory)/state" }
+
+    private init() throws {
+        directory = "/tmp/remfs-test-\(UInt32.random(in: 0 ... .max))"
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
+        listener = try NotificationListener("\(directory)/notify")
+        environment = Self.environment(directory).merging(["NOTIFY_SOCKET": listener.path]) { $1 }
+    }
+
+    /// Nothing of the machine's own configuration gets in.
+    static func environment(_ directory: String) -> [String: String] {
+        [
+            "PATH": ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin", "HOME": directory,
+            "TMPDIR": access(directory, W_OK) == 0 ? directory : "/tmp", "LC_ALL": "C",
+            "REMFS_STATE_DIR": "\(directory)/state", "REMFS_RUNTIME_DIR": "\(directory)/run", "REMFS_CONFIG": "/dev/null",
+        ]
+    }
+
+    /// Runs `body` with a daemon that is ready.
+    static func with(_ body: (DaemonProcess) throws -> Void) throws {
+        try prepared { daemon in
+            try daemon.start()
+            try body(daemon)
+        }
+    }
+
+    /// Runs `body` with the directories of a daemon that has not been started.
+    static func prepared(_ body: (DaemonProcess) throws -> Void) throws {
+        let daemon = try DaemonProcess()
+        defer { daemon.clear() }
+        try body(daemon)
+    }
+
+    func start(_ arguments: [String] = [], environment extra: [String: String] = [:]) throws {
+        running = try Binary.start(["serve"] + arguments, environment: environment.merging(extra) { $1 })
+        var message = listener.next()
+        // What an earlier one of this test said when it stopped.
+        while message == "STOPPING=1" { message = listener.next() }
+        try #require(message == "READY=1", "the daemon did not start: \(running?.errors ?? "")")
+    }
+
+    /// What the daemon next tells systemd.
+    func notification() -> String? { listener.next() }
+
+    /// Ends the daemon and gives what it left.
+    func stop(_ signal: Int32 = SIGTERM) throws -> Binary.Result {
+        let running = try #require(running)
+        running.signal(signal)
+        let result = running.wait()
+        self.running = nil
+        return result
+    }
+
+    /// A command of the same binary against this daemon.
+    func remfs(_ arguments: String..., input: String = "", environment extra: [String: String] = [:]) throws -> Binary.Result {
+        try Binary.run(arguments, environment: environment.merging(extra) { $1 }, input: input)
+    }
+
+    /// A command that has to succeed; what it says.
+    @discardableResult
+    func output(_ arguments: String..., input: String = "") throws -> String {
+        let result = try Binary.run(arguments, environment: environment, input: input)
+        try #require(result.status == 0, "remfs \(arguments.joined(separator: " ")): \(result.status) \(result.errors)")
+        return result.output
+    }
+
+    private func clear() {
+        if let running {
+            running.signal(SIGKILL)
+            _ = running.wait()
+        }
+        for mount in Self.mounts(below: directory).reversed() { umount2(mount, Int32(MNT_DETACH)) }
+        precondition(Self.mounts(below: directory).isEmpty, "\(directory) is still mounted")
+        try! FileManager.default.removeItem(atPath: directory)
+    }
+
+    static func mounts(below directory: String) -> [String] {
+        let text = try! String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8)
+        return text.split(separator: "\n").map { String($0.split(separator: " ")[4]) }.filter { $0.hasPrefix(directory + "/") }
+    }
+}
+
+/// What systemd would listen on.
+private final class NotificationListener {
+    let path: String
+    private let descriptor: Int32
+
+    init(_ path: String) throws {
+        self.path = path
+        descriptor = try UnixSocket.make(Int32(SOCK_DGRAM.rawValue))
+        try UnixSocket.bind(descriptor, to: path)
+    }
+
+    deinit { close(descriptor) }
+
+    /// The next message; nil when none came in half a minute, which is a failure and no measure.
+    func next() -> String? {
+        var timeout = timeval(tv_sec: 30, tv_usec: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, socklen_t(MemoryLayout<timeval>.size))
+        var buffer = [UInt8](repeating: 0, count: 4_096)
+        let count = recv(descriptor, &buffer, buffer.count, 0)
+        return count > 0 ? String(decoding: buffer.prefix(count), as: UTF8.self) : nil
+    }
+}
+
+enum UnixSocket {
+    struct Failure: Error { let code: Int32 }
+
+    static func make(_ type: Int32 = Int32(SOCK_STREAM.rawValue)) throws -> Int32 {
+        let descriptor = socket(AF_UNIX, type | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw Failure(code: errno) }
+        return descriptor
+    }
+
+    static func bind(_ descriptor: Int32, to path: String) throws {
+        guard withAddress(path, { Glibc.bind(descriptor, $0, $1) }) == 0 else { throw Failure(code: errno) }
+    }
+
+    static func connect(_ path: String) throws -> Int32 {
+        let descriptor = try make()
+        guard withAddress(path, { Glibc.connect(descriptor, $0, $1) }) == 0 else {
+            let code = errno
+            close(descriptor)
+            throw Failure(code: code)
+        }
+        return descriptor
+    }
+
+    static func write(_ descriptor: Int32, _ text: String) throws {
+        var rest = Array(text.utf8)[...]
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes { send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+            guard count > 0 else { throw Failure(code: errno) }
+            rest = rest.dropFirst(count)
+        }
+    }
+
+    /// All that comes until the other side closes.
+    static func readToEnd(_ descriptor: Int32) throws -> [UInt8] {
+        var bytes: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            let count = read(descriptor, &buffer, buffer.count)
+            guard count >= 0 else { throw Failure(code: errno) }
+            if count == 0 { return bytes }
+            bytes += buffer.prefix(count)
+        }
+    }
+
+    private static func withAddress(_ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        precondition(path.utf8.count < MemoryLayout.size(ofValue: address.sun_path))
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+        return withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
+        }
+    }
+}
+
+/// HTTP without a library, so that what is checked is what is on the wire.
+struct RawResponse {
+    let status: Int
+    let headers: [String: String]
+    let body: [UInt8]
+
+    func json() throws -> [String: Any] {
+        try #require(try JSONSerialization.jsonObject(with: Data(body)) as? [String: Any], "\(String(decoding: body, as: UTF8.self))")
+    }
+
+    /// The list under `data`.
+    func data() throws -> [[String: Any]] { try #require(try json()["data"] as? [[String: Any]]) }
+
+    /// `error.type` of the envelope, after a look at the rest of it.
+    func errorType() throws -> String {
+        let envelope = try json()
+        #expect(envelope["type"] as? String == "error")
+        #expect(envelope["request_id"] as? String == headers["request-id"])
+        let error = try #require(envelope["error"] as? [String: Any])
+        #expect((error["message"] as? String)?.isEmpty == false)
+        return try #require(error["type"] as? String)
+    }
+}
+
+extension DaemonProcess {
+    /// One request on a connection of its own.
+    func http(_ method: String, _ target: String, _ body: String? = nil, headers: [String] = []) throws -> RawResponse {
+        let descriptor = try UnixSocket.connect(socket)
+        defer { close(descriptor) }
+        var lines = ["\(method) \(target) HTTP/1.1", "Host: localhost", "Connection: close"] + headers
+        if let body { lines.append("Content-Length: \(body.utf8.count)") }
+        try UnixSocket.write(descriptor, lines.joined(separator: "\r\n") + "\r\n\r\n" + (body ?? ""))
+        return try Self.parse(try UnixSocket.readToEnd(descriptor))
+    }
+
+    static func parse(_ bytes: [UInt8]) throws -> RawResponse {
+        let separator = Array("\r\n\r\n".utf8)
+        let end = try #require(bytes.indices.first { bytes[$0...].starts(with: separator) }, "no answer")
+        let head = String(decoding: bytes[..<end], as: UTF8.self).components(separatedBy: "\r\n")
+        let status = try #require(Int(head[0].split(separator: " ")[1]))
+        var headers: [String: String] = [:]
+        for line in head.dropFirst() {
+            let colon = try #require(line.firstIndex(of: ":"))
+            headers[line[..<colon].lowercased()] = line[line.index(after: colon)...].trimmingCharacters(in: .whitespaces)
+        }
+        #expect(headers["request-id"]?.hasPrefix("req_01") == true)
+        var body = Array(bytes[(end + 4)...])
+        if headers["transfer-encoding"] == "chunked" { body = try dechunk(body) }
+        return RawResponse(status: status, headers: headers, body: body)
+    }
+
+    private static func dechunk(_ bytes: [UInt8]) throws -> [UInt8] {
+        var (rest, result) = (bytes[...], [UInt8]())
+        while let end = rest.firstIndex(of: 13) {
+            let size = try #require(Int(String(decoding: rest[..<end], as: UTF8.self), radix: 16))
+            if size == 0 { break }
+            result += rest[(end + 2)..<(end + 2 + size)]
+            rest = rest[(end + 2 + size + 2)...]
+        }
+        return result
+    }
+}

@@ -1,0 +1,169 @@
+import Foundation
+import Glibc
+import Testing
+
+/// Mounts from the outside: that they come, go, and outlive nothing they should not.
+extension ServeTests {
+    static let hasFuse = access("/dev/fuse", R_OK | W_OK) == 0
+
+    @Suite(.serialized, .enabled(if: ServeTests.hasFuse, "needs /dev/fuse")) struct MountTests {
+        /// A daemon with a store `notes` mounted read-write on `directory/mnt`.
+        private static func mounted(_ body: (DaemonProcess, String) throws -> Void) throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let directory = "\(daemon.directory)/mnt"
+                try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
+                try daemon.output("mount", "notes", directory)
+                try body(daemon, directory)
+            }
+        }
+
+        private static func write(_ text: String, to file: String) -> Int32 {
+            let descriptor = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+            guard descriptor >= 0 else { return errno }
+            defer { close(descriptor) }
+            return Glibc.write(descriptor, text, text.utf8.count) == text.utf8.count ? 0 : errno
+        }
+
+        @Test func aMountIsLiveWhenTheCommandReturns() throws {
+            try Self.mounted { daemon, directory in
+                let writer = Process()
+                writer.executableURL = URL(fileURLWithPath: "/bin/sh")
+                writer.arguments = ["-c", "printf 'through the mount' > '\(directory)/a.md'"]
+                try writer.run()
+                writer.waitUntilExit()
+                #expect(try daemon.output("memory", "cat", "notes", "/a.md") == "through the mount")
+                try daemon.output("memory", "write", "notes", "/b.md", input: "through the API")
+                #expect(try String(contentsOfFile: "\(directory)/b.md", encoding: .utf8) == "through the API")
+                let status = try daemon.remfs("status", "--json").json()
+                let mount = try #require((status["mounted"] as? [[String: Any]])?.first)
+                #expect(mount["directory"] as? String == directory)
+                #expect(mount["state"] as? String == "mounted" && mount["access"] as? String == "read_write")
+                #expect(
+                    Set(mount.keys) == [
+                        "id", "type", "memory_store_id", "session_id", "directory", "access", "at", "state", "created_at", "remfs",
+                    ])
+                let version = try #require(try daemon.remfs("log", "notes", "/a.md", "--json").json()["data"] as? [[String: Any]]).first
+                #expect(version?["created_by"] as? [String: String] == ["type": "user_actor", "user_id": "user_\(geteuid())"])
+                #expect((version?["writer"] as? [String: Any])?["pid"] as? Int == Int(writer.processIdentifier))
+                #expect((version?["writer"] as? [String: Any])?["command"] as? String == "sh")
+
+                let requests = try daemon.http("GET", "/v1/mounts/\(mount["id"] as? String ?? "")/requests").json()
+                #expect(((requests["requests"] as? [String: Any])?["write"] as? Int ?? 0) >= 1, "\(requests)")
+                let metrics = String(decoding: try daemon.http("GET", "/metrics").body, as: UTF8.self)
+                #expect(metrics.contains("\nremfs_mounts 1\n"))
+                #expect(metrics.contains("remfs_fuse_requests_total{op=\"write\",errno=\"0\"}"))
+                #expect(metrics.contains("remfs_fuse_request_seconds_count{op=\"write\"}"))
+
+                try daemon.output("unmount", directory)
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                #expect(try daemon.remfs("unmount", directory).status == 66)
+            }
+        }
+
+        @Test func accessIsSwitchedOnALiveMount() throws {
+            try Self.mounted { daemon, directory in
+                let id = try #require(try daemon.http("GET", "/v1/mounts").data().first?["id"] as? String)
+                let closed = try daemon.http("POST", "/v1/mounts/\(id)", #"{"access": "read_only"}"#)
+                #expect(try closed.json()["access"] as? String == "read_only")
+                #expect(Self.write("x", to: "\(directory)/a") == EROFS)
+                #expect(try daemon.http("POST", "/v1/mounts/\(id)", #"{"access": "read_write"}"#).status == 200)
+                #expect(Self.write("x", to: "\(directory)/a") == 0)
+                #expect(try daemon.http("POST", "/v1/mounts/\(id)", #"{"access": "none"}"#).status == 400)
+                #expect(try daemon.http("POST", "/v1/mounts/\(id)", #"{"colour": "red"}"#).status == 400)
+                #expect(try daemon.http("POST", "/v1/mounts/\(id)", "{}").status == 400)
+
+                try daemon.output("store", "set", "notes", "--access", "read_only")
+                #expect(Self.write("y", to: "\(directory)/a") == EROFS)
+                try daemon.output("store", "set", "notes", "--access", "read_write")
+                #expect(Self.write("y", to: "\(directory)/a") == 0)
+                try daemon.output("store", "archive", "notes")
+                #expect(Self.write("z", to: "\(directory)/a") == EROFS)
+                #expect(try String(contentsOfFile: "\(directory)/a", encoding: .utf8) == "y")
+            }
+        }
+
+        @Test func aBusyMountIsUnmountedOnlyLazily() throws {
+            try Self.mounted { daemon, directory in
+                let file = open("\(directory)/a", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
+                try #require(file >= 0)
+                let refused = try daemon.remfs("unmount", directory)
+                #expect(refused.status == 75)
+                #expect(refused.errors.hasPrefix("remfs: busy: \(directory)"))
+                try daemon.output("unmount", directory, "--lazy")
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                #expect(Glibc.write(file, "late", 4) == 4)
+                close(file)
+            }
+        }
+
+        @Test func whatCannotBeMountedOnIsRefused() throws {
+            try Self.mounted { daemon, directory in
+                for (store, target, status) in [
+                    ("notes", directory, 75), ("notes", "\(daemon.directory)/missing", 66), ("notes", "\(daemon.directory)/notify", 65),
+                    ("notes", daemon.state, 65), ("nobody", daemon.state, 66),
+                ] as [(String, String, Int32)] {
+                    let result = try daemon.remfs("mount", store, target)
+                    #expect(result.status == status, "\(store) on \(target): \(result.errors)")
+                }
+                #expect(DaemonProcess.mounts(below: daemon.directory) == [directory])
+            }
+        }
+
+        @Test func aStopUnmountsEvenWhatIsInUse() throws {
+            try Self.mounted { daemon, directory in
+                let file = open("\(directory)/a", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
+                try #require(file >= 0 && Glibc.write(file, "kept", 4) == 4)
+                defer { close(file) }
+                let result = try daemon.stop()
+                #expect(result.status == 0, "\(result.errors)")
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                try daemon.start()
+                #expect(try daemon.output("memory", "cat", "notes", "/a") == "kept")
+            }
+        }
+
+        @Test func aKilledDaemonsMountIsClearedByTheNext() throws {
+            try Self.mounted { daemon, directory in
+                #expect(Self.write("kept", to: "\(directory)/a") == 0)
+                #expect(try daemon.stop(SIGKILL).status == -SIGKILL)
+                #expect(Self.write("lost", to: "\(directory)/a") == ENOTCONN)
+                try daemon.start()
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                #expect(try daemon.output("memory", "cat", "notes", "/a") == "kept")
+                try daemon.output("mount", "notes", directory)
+                #expect(try String(contentsOfFile: "\(directory)/a", encoding: .utf8) == "kept")
+            }
+        }
+    }
+
+    @Test func theDemoShowsWhatItClaims() throws {
+        var environment = DaemonProcess.environment("/nowhere")
+        environment["REMFS_STATE_DIR"] = nil
+        environment["REMFS_RUNTIME_DIR"] = nil
+        let result = try Binary.run(["demo"], environment: environment)
+        if Self.hasFuse {
+            #expect(result.status == 0, "\(result.output)\n\(result.errors)")
+            #expect(result.output.contains("claims were checked."))
+            #expect(result.output.split(separator: "\n").count { $0.hasPrefix("# checked: ") } == 14)
+        } else {
+            #expect(result.status == 69)
+            #expect(result.errors.contains("/dev/fuse"))
+        }
+        let scratch = try #require(result.output.firstMatch(of: /\/[^ ]*remfs-demo-[A-Za-z0-9]+/)).output
+        #expect(!FileManager.default.fileExists(atPath: String(scratch)))
+    }
+
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func anInterruptedDemoLeavesNothing() throws {
+        let demo = try Binary.start(["demo"], environment: DaemonProcess.environment("/nowhere"))
+        // Any moment will do; this is one with a mount.
+        while demo.process.isRunning, !demo.output.contains("remfs status") { sched_yield() }
+        demo.signal(SIGINT)
+        let result = demo.wait()
+        #expect(result.status == 130, "\(result.errors)")
+        if let scratch = result.output.firstMatch(of: /\/[^ ]*remfs-demo-[A-Za-z0-9]+/)?.output {
+            #expect(!FileManager.default.fileExists(atPath: String(scratch)))
+            #expect(DaemonProcess.mounts(below: String(scratch)).isEmpty)
+        }
+    }
+}
