@@ -70,7 +70,7 @@ extension StoreState {
         if let continued { removeFromMemory(continued) }
         attach(inode, to: parent, at: time)
         if isRegular {
-            regularFiles += 1
+            if inode.isMemory { memoryFiles += 1 }
             if let head = inode.head { memoryInodes[head.memory] = inode.number }
             openGroups.insert(inode.drafts!.saves[0].group)
             if new.isOpen { openSaves.insert(inode.number) } else { enqueueSeal(inode) }
@@ -88,7 +88,7 @@ extension StoreState {
         row.bind(Int64(inode.uid), at: 6)
         row.bind(Int64(inode.gid), at: 7)
         row.bind(Int64(bitPattern: inode.rdev), at: 8)
-        row.bind(inode.flags.rawValue, at: 9)
+        row.bind(inode.storedFlags.rawValue, at: 9)
         row.bind(inode.sealedSize, at: 10)
         row.bind(inode.accessed, at: 11)
         row.bind(inode.modified, at: 12)
@@ -174,12 +174,13 @@ extension StoreState {
         guard let inode = parent.directory!.find(name) else { throw RemfsError(.notFound, "\(path(name, in: parent)) does not exist") }
         guard !inode.isDirectory else { throw RemfsError(.isADirectory, "\(path(of: inode)) is a directory") }
         try takeInCloses(of: caller.origin)
-        let author = inode.isMemory ? caller.author() : nil
+        // Nobody is named where no version can tell of it.
+        let author = inode.isMemory || inode.links > 1 ? caller.author() : nil
         let time = now()
         try reserveNumbers(64)
         if inode.isMemory, inode.isOldestName(name, in: parentNumber) { try sealBeforeNameGoes(inode, includingOpen: true) }
         try commit { () throws(SQLiteError) in try dropName(name, of: inode, in: parent, by: author, keepsMemory: true, at: time) }
-        didDropName(name, of: inode, in: parent, by: author, origin: caller.origin.number, at: time)
+        didDropName(name, of: inode, in: parent, by: author, keepsMemory: true, origin: caller.origin.number, at: time)
         noteEmptied(parent)
     }
 
@@ -194,13 +195,17 @@ extension StoreState {
             row.bind(inode.number, at: 1)
             row.bind(path(of: inode), at: 2)
             row.bind(time, at: 3)
-            row.bind(author?.row, at: 4)
+            row.bind(keepsMemory ? author?.row : nil, at: 4)
             row.bind(keepsMemory ? inode.head?.memory : nil, at: 5)
             try row.run()
         } else if inode.isOldestName(name, in: parent.number) {
             // The memory stays with the path; the other names become a new one.
             if keepsMemory, let head = inode.head, let author { try insertRemoval(head, path: path(of: inode), author: author) }
             let heir = inode.otherNames[0]
+            var flags = flagsOfHeir(of: inode)
+            let isUnversioned = inode.isRegular && flags.contains(.unversioned)
+            if isUnversioned { try keepContent(of: inode) }
+            if isUnversioned || inode.ownsContent { flags.insert(.ownsContent) }
             try deleteDentry(heir.cookie)
             let row = statements.moveInode
             row.bind(inode.number, at: 1)
@@ -208,8 +213,8 @@ extension StoreState {
             row.bind(text: heir.name, at: 3)
             row.bind(heir.cookie, at: 4)
             row.bind(time, at: 5)
-            row.bind(inode.flags.rawValue, at: 6)
-            row.bind(author?.row, at: 7)
+            row.bind(flags.rawValue, at: 6)
+            row.bind(isUnversioned ? nil : author?.row, at: 7)
             for place in Int32(8)...11 { row.bind(nil as Int64?, at: place) }
             try row.run()
         } else {
@@ -219,8 +224,18 @@ extension StoreState {
         }
     }
 
+    /// What a file is once its next name is the oldest: versioned or not, as that name says.
+    private func flagsOfHeir(of inode: Inode) -> Inode.Flags {
+        let heir = inode.otherNames[0]
+        guard inode.isRegular, let parent = inodes[heir.parent] else { return inode.flags }
+        return isUnversioned(heir.name, in: parent, isDirectory: false)
+            ? inode.flags.union(.unversioned) : inode.flags.subtracting(.unversioned)
+    }
+
     /// The tree's half of taking a name from an inode, after its commit.
-    func didDropName(_ name: [UInt8], of inode: Inode, in parent: Inode, by author: Author?, origin: Int, at time: Int64) {
+    func didDropName(
+        _ name: [UInt8], of inode: Inode, in parent: Inode, by author: Author?, keepsMemory: Bool, origin: Int, at time: Int64
+    ) {
         let wasOldest = inode.isOldestName(name, in: parent.number)
         parent.directory!.remove(name)
         touch(parent, at: time)
@@ -238,7 +253,7 @@ extension StoreState {
             inode.otherNames.removeAll { $0.parent == parent.number && $0.name == name }
             return
         }
-        if let head = inode.head, let author {
+        if keepsMemory, let head = inode.head, let author {
             remember(
                 Removal(
                     memory: head.memory, head: head, path: path(of: inode), parent: parent.number, name: name, author: author,
@@ -248,17 +263,25 @@ extension StoreState {
         inode.head = nil
         if inode.links == 0 {
             if inode.isRegular {
-                regularFiles -= 1
+                if inode.isMemory { memoryFiles -= 1 }
                 usedBytes -= inode.size
             }
             orphan(inode, path: path(of: inode))
         } else {
+            if inode.isMemory { memoryFiles -= 1 }
+            inode.flags = flagsOfHeir(of: inode)
             let heir = inode.otherNames.removeFirst()
             inode.parent = heir.parent
             inode.name = heir.name
             inode.cookie = heir.cookie
-            inode.changedBy = author
-            if inode.isMemory { enqueueSeal(inode) }
+            if inode.isMemory {
+                memoryFiles += 1
+                inode.changedBy = author
+                enqueueSeal(inode)
+            } else if inode.isRegular {
+                inode.changedBy = nil
+                inode.ownsContent = true
+            }
         }
     }
 
@@ -287,7 +310,7 @@ extension StoreState {
         let time = now()
         let name = inode.name
         try commit { () throws(SQLiteError) in try dropName(name, of: inode, in: parent, by: nil, keepsMemory: true, at: time) }
-        didDropName(name, of: inode, in: parent, by: nil, origin: 0, at: time)
+        didDropName(name, of: inode, in: parent, by: nil, keepsMemory: true, origin: 0, at: time)
     }
 
     /// An editor that unlinks a file makes it anew in a moment: an implied directory goes when its last memory is sealed as deleted.
