@@ -11,7 +11,8 @@ enum Invariants {
     ///
     /// - Parameter hashes: also decodes every chunk and compares it with its hash.
     static func expect(
-        _ store: MemoryStore, hashes: Bool = true, _ comment: @autoclosure () -> String = "", sourceLocation: SourceLocation = #_sourceLocation
+        _ store: MemoryStore, hashes: Bool = true, _ comment: @autoclosure () -> String = "",
+        sourceLocation: SourceLocation = #_sourceLocation
     ) {
         let broken: [String]
         do {
@@ -80,7 +81,8 @@ enum Invariants {
                 require(inode.parent == 0 || row.integer(3) == inode.cookie, "\(label) cookie")
                 require(row.integer(4) == Int64(inode.mode), "\(label) mode")
                 require(row.integer(5) == Int64(inode.uid) && row.integer(6) == Int64(inode.gid), "\(label) owner")
-                require(Inode.Flags(rawValue: row.integer(8)) == inode.storedFlags, "\(label) flags \(row.integer(8)) is \(inode.storedFlags)")
+                require(
+                    Inode.Flags(rawValue: row.integer(8)) == inode.storedFlags, "\(label) flags \(row.integer(8)) is \(inode.storedFlags)")
                 guard inode.isRegular else { continue }
                 require(row.integer(9) == inode.sealedSize, "\(label) size \(row.integer(9)) is \(inode.sealedSize)")
                 require(Content(row, column: 10, size: row.integer(9)) == inode.content, "\(label) content")
@@ -91,7 +93,8 @@ enum Invariants {
                     require(row.integerOrNil(12) == inode.head?.memory, "\(label) memory \(row.integerOrNil(12) ?? 0)")
                     require(row.integerOrNil(13) == inode.head?.version, "\(label) version \(row.integerOrNil(13) ?? 0)")
                     if let head = inode.head {
-                        require(row.integerOrNil(14) == head.created && row.integerOrNil(15) == head.updated, "\(label) times of its memory")
+                        require(
+                            row.integerOrNil(14) == head.created && row.integerOrNil(15) == head.updated, "\(label) times of its memory")
                         require(state.memoryInodes[head.memory] == number, "\(label) not found by its memory")
                         require(inode.isMemory, "\(label) has a head but is no memory")
                         if inode.changedBy == nil, inode.drafts == nil {
@@ -99,7 +102,9 @@ enum Invariants {
                         }
                     }
                     let author = row.text(16)
-                    if inode.isMemory, inode.changedBy != nil { require(author == inode.changedBy?.row, "\(label) author \(author ?? "none")") }
+                    if inode.isMemory, inode.changedBy != nil {
+                        require(author == inode.changedBy?.row, "\(label) author \(author ?? "none")")
+                    }
                     if inode.isMemory, inode.changedBy == nil, inode.drafts == nil { require(author == nil, "\(label) author of nothing") }
                 }
                 if inode.ownsContent { use(inode.content) }
@@ -118,7 +123,8 @@ enum Invariants {
             for (number, inode) in state.inodes {
                 let label = "inode \(number) \(state.path(of: inode)):"
                 require(inode.otherNames.sorted { $0.cookie < $1.cookie } == found[number] ?? [], "\(label) other names")
-                let names = inode.links == 0 ? [] : [Inode.Name(parent: inode.parent, name: inode.name, cookie: inode.cookie)] + inode.otherNames
+                let names =
+                    inode.links == 0 ? [] : [Inode.Name(parent: inode.parent, name: inode.name, cookie: inode.cookie)] + inode.otherNames
                 if number != 1 {
                     for name in names {
                         let entry = state.inodes[name.parent]?.directory?.find(name.name)
@@ -157,7 +163,8 @@ enum Invariants {
             }
             var memories: [Int64: [Row]] = [:]
             var last: Int64 = 0
-            let row = try state.writer.prepare("SELECT number, memory, operation, began, ended, content, size, digest FROM version ORDER BY number")
+            let row = try state.writer.prepare(
+                "SELECT number, memory, operation, began, ended, content, size, digest FROM version ORDER BY number")
             while try row.step() {
                 let version = Row(number: row.integer(0), operation: row.integer(2), began: row.integer(3), ended: row.integerOrNil(4))
                 require(version.began > last, "version \(version.number) is not later than the one before")
@@ -169,7 +176,8 @@ enum Invariants {
                     require(size > 1 << 20 || !row.isNull(7), "version \(version.number) has no hash")
                 }
             }
-            require(state.lastVersion >= (memories.values.compactMap { $0.last?.number }.max() ?? 0), "the newest version is not the newest")
+            require(
+                state.lastVersion >= (memories.values.compactMap { $0.last?.number }.max() ?? 0), "the newest version is not the newest")
             for (memory, versions) in memories {
                 require(versions[0].operation == 0, "memory \(memory) begins with \(versions[0].operation)")
                 for (one, next) in zip(versions, versions.dropFirst()) {
@@ -189,7 +197,9 @@ enum Invariants {
             var awaited: Set<Int64> = []
             let removals = try state.writer.prepare(
                 "SELECT memory FROM removal UNION ALL SELECT memory FROM inode WHERE parent IS NULL AND memory IS NOT NULL")
-            while try removals.step() { require(awaited.insert(removals.integer(0)).inserted, "memory \(removals.integer(0)) is removed twice") }
+            while try removals.step() {
+                require(awaited.insert(removals.integer(0)).inserted, "memory \(removals.integer(0)) is removed twice")
+            }
             require(awaited == Set(state.removals.keys), "removals \(state.removals.keys.sorted()), in the file \(awaited.sorted())")
         }
 
@@ -201,7 +211,8 @@ enum Invariants {
                 let number = row.integer(0)
                 found.insert(number)
                 require(
-                    row.integer(1) == uses[number] ?? 0, "chunk \(number) (group \(number >> 20)) counts \(row.integer(1)) uses of \(uses[number] ?? 0)")
+                    row.integer(1) == uses[number] ?? 0,
+                    "chunk \(number) (group \(number >> 20)) counts \(row.integer(1)) uses of \(uses[number] ?? 0)")
                 if let base = row.integerOrNil(2) { bases[number] = base }
                 if heads.contains(number) { require(row.integer(3) == 0, "chunk \(number) of a head is a delta") }
             }
@@ -265,8 +276,10 @@ enum Invariants {
 
         func checkAccounts() {
             let files = state.inodes.values.filter { $0.isRegular && $0.links > 0 }
-            require(state.usedBytes == files.reduce(0) { $0 + $1.size }, "used bytes \(state.usedBytes) of \(files.reduce(0) { $0 + $1.size })")
-            require(state.regularFiles == files.count, "regular files \(state.regularFiles) of \(files.count)")
+            require(
+                state.usedBytes == files.reduce(0) { $0 + $1.size }, "used bytes \(state.usedBytes) of \(files.reduce(0) { $0 + $1.size })")
+            let memories = files.count { $0.isMemory }
+            require(state.memoryFiles == memories, "counts \(state.memoryFiles) memories of \(memories)")
             require(state.orphans == Set(state.inodes.values.filter { $0.links == 0 }.map(\.number)), "orphans \(state.orphans)")
             for number in state.memoryInodes.keys {
                 require(state.memoryInodes[number].flatMap { state.inodes[$0]?.head?.memory } == number, "memory \(number) leads elsewhere")

@@ -234,12 +234,12 @@ import Testing
             try mount.unlink("/f")
             try test.passTwoSeconds()
             try mount.pwrite(number, bytes("still "), at: 3)
-            _ = try test.store.maintain()
+            try test.removeOrphans()
             #expect(try test.store.read(number, offset: 0, count: 100) { bytes, _ in text(Array(bytes)) } == "onestill ")
             #expect(try test.store.attributes(of: number).links == 0)
             Invariants.expect(test.store)
             mount.letGo(number)
-            _ = try test.store.maintain()
+            try test.removeOrphans()
             #expect(RemfsError.code { _ = try test.store.attributes(of: number) } == .stale)
             #expect(try text(test.store.content(of: test.versions()[0])!) == "one")
             Invariants.expect(test.store)
@@ -260,7 +260,7 @@ import Testing
                 default: try mount.unlink("/f")
                 }
                 if way != 2 { try test.passTwoSeconds() }
-                _ = try test.store.maintain()
+                try test.removeOrphans()
                 try test.crash()
                 #expect(try test.log() == ["created /f", "deleted /f"])
                 #expect(try text(test.store.content(of: test.versions()[0])!) == "one")
@@ -293,7 +293,7 @@ import Testing
             let ids = [try test.memory("/one/a").id, try test.memory("/one/deep/b").id]
             try mount.rename("/one", "/two")
             #expect([try test.memory("/two/a").id, try test.memory("/two/deep/b").id] == ids)
-            #expect(try test.log().suffix(2) == ["modified /two/a", "modified /two/deep/b"])
+            #expect(try test.log().suffix(2).sorted() == ["modified /two/a", "modified /two/deep/b"])
             Invariants.expect(test.store)
             try test.reopen()
             #expect([try test.memory("/two/a").id, try test.memory("/two/deep/b").id] == ids)
@@ -416,7 +416,9 @@ import Testing
             try mount.append("/b", "y")
             #expect(try test.log() == ["created /a", "modified /a"])
             #expect(try mount.attributes("/b").links == 2)
-            #expect(RemfsError.code { _ = try test.store.commit(.create(path: MemoryPath("/b"), content: []), by: Author(.local)) } == .pathConflict)
+            #expect(
+                RemfsError.code { _ = try test.store.commit(.create(path: MemoryPath("/b"), content: []), by: Author(.local)) }
+                    == .pathConflict)
             try mount.unlink("/b")
             try test.settleAll()
             #expect(try test.memory("/a").id == id)
@@ -447,7 +449,8 @@ import Testing
                     #expect(try text(test.store.content(of: heir)) == "x")
                     #expect(try mount.attributes("/c").links == 2)
                     let log = try test.log()
-                    #expect(Set(log) == (way == 1 ? ["created /a", "modified /a", "created /b"] : ["created /a", "deleted /a", "created /b"]))
+                    #expect(
+                        Set(log) == (way == 1 ? ["created /a", "modified /a", "created /b"] : ["created /a", "deleted /a", "created /b"]))
                     #expect(log.count == 3)
                     if way == 1 { #expect(try test.memory("/a").id == id) }
                     Invariants.expect(test.store, "way \(way) reopened \(isReopened)")

@@ -74,7 +74,11 @@ import Testing
             _ = try test.log()
             try mount.save("/f", "same")
             try mount.append("/f", "")
-            #expect(try test.log() == ["created /f"])
+            // Several at once, sealed together.
+            let repeated = String(repeating: "same again and again\n", count: 50)
+            for _ in 0..<3 { try mount.save("/g", repeated) }
+            #expect(try test.log() == ["created /f", "created /g"])
+            #expect(try mount.read("/g") == repeated)
             Invariants.expect(test.store)
         }
     }
@@ -324,7 +328,8 @@ import Testing
             try mount.pwrite(number, [UInt8](repeating: 1, count: 100_000), at: 0)
             try mount.punch(number, 10, 90_000)
             mount.close(number)
-            let expected = Array(repeating: 1, count: 10) + [UInt8](repeating: 0, count: 90_000 - 10 + 10) + [UInt8](repeating: 1, count: 10_000 - 10)
+            let expected =
+                Array(repeating: 1, count: 10) + [UInt8](repeating: 0, count: 90_000 - 10 + 10) + [UInt8](repeating: 1, count: 10_000 - 10)
             for _ in 0..<2 {
                 #expect(try mount.contents("/f")[0..<100_000] == expected[0..<100_000])
                 try test.settleAll()

@@ -171,6 +171,12 @@ final class TestStore {
             try state.sealRemovals(all: true)
             state.removeEmptiedDirectories()
         }
+        try removeOrphans()
+    }
+
+    /// What upkeep does now and then.
+    func removeOrphans() throws {
+        state { $0.orphansSeen = 0 }
         _ = try store.maintain()
     }
 
@@ -194,7 +200,7 @@ final class TestStore {
     }
 
     func versions() throws -> [MemoryVersion] {
-        try state { state in try state.sealQueued() }
+        try store.settle()
         // Straight from the rows: asking the store would make every temporary file known.
         return try state { state in
             var numbers: [Int64] = []
@@ -247,9 +253,12 @@ final class TestStore {
             for (name, attributes) in entries.sorted(by: { $0.0 < $1.0 }) {
                 let path = prefix + "/" + name
                 let kind = attributes.mode & UInt32(S_IFMT)
-                var line = "\(path) #\(attributes.number) \(String(attributes.mode, radix: 8)) x\(attributes.links) \(attributes.sizeInBytes)"
+                var line =
+                    "\(path) #\(attributes.number) \(String(attributes.mode, radix: 8)) x\(attributes.links) \(attributes.sizeInBytes)"
                 if kind == UInt32(S_IFREG) {
-                    let bytes = try store.read(attributes.number, offset: 0, count: Int(attributes.sizeInBytes) + 1) { bytes, _ in Array(bytes) }
+                    let bytes = try store.read(attributes.number, offset: 0, count: Int(attributes.sizeInBytes) + 1) { bytes, _ in
+                        Array(bytes)
+                    }
                     line += " \(Digest(of: bytes).hex.prefix(16)) \(bytes.count)"
                 }
                 lines.append(line)
@@ -419,7 +428,8 @@ final class TestMount {
     // MARK: Bytes
 
     @discardableResult
-    func pwrite(_ number: InodeNumber, _ content: [UInt8], at offset: Int64, append: Bool = false, seen: Seen = .irrelevant) throws -> Int64 {
+    func pwrite(_ number: InodeNumber, _ content: [UInt8], at offset: Int64, append: Bool = false, seen: Seen = .irrelevant) throws -> Int64
+    {
         open.insert(number)
         return try content.withUnsafeBytes { try store.write($0, to: number, at: offset, append: append, seen: seen, by: caller) }
     }
