@@ -59,7 +59,8 @@ extension StoreState {
             save.isClosed = !new.isOpen
             inode.drafts = Drafts(sealedSize: 0)
             inode.drafts!.saves.append(save)
-            inode.unsettledIn = caller.origin.number
+            // A memory that goes on is known already.
+            inode.unsettledIn = continued == nil ? caller.origin.number : 0
             inode.bornBy = caller.pid
             inode.born = Self.monotonic()
         }
