@@ -373,7 +373,8 @@ extension StoreState {
                 let number = try store(chunk, for: inode.number)
                 if number != chunk.number {
                     renamed[chunk.number] = number
-                } else if chunk.delta == nil, !DeltaChain.steps(endingAt: chunk.sequence).isEmpty {
+                } else if !DeltaChain.steps(endingAt: chunk.sequence).isEmpty {
+                    // Also where it is a delta itself: the one before it may have been sealed earlier.
                     outcome.candidates.append(number)
                 }
             }
