@@ -202,7 +202,7 @@ package final class MountTable: Sendable {
         }
         let origin = Origin(
             number: number, isReadOnly: options.access == .readOnly, refusesStaleWrites: options.onStaleWrite == .refuse,
-            actor: { .user(uid: $0) }, command: { [commands] in commands.name(of: $0) },
+            actor: { .user(uid: $0) }, process: { [commands] in commands.process(of: $0) },
             takeClosed: takeClosed,
             post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) })
         let filesystem = MemoryFilesystem(

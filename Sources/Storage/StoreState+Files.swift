@@ -142,7 +142,13 @@ extension StoreState {
 
     /// The version that the author of a replacement had seen, if the head is newer and by another; nil: it is not stale.
     func staleBase(_ inode: Inode, _ seen: Seen, by caller: Caller) throws(RemfsError) -> Int64? {
-        guard case .version(let read) = seen, inode.isMemory, let head = inode.head, head.origin != caller.origin.number else { return nil }
+        guard case .version(let read) = seen, inode.isMemory else { return nil }
+        // What others have written and not yet sealed is a version all the same.
+        if let last = inode.drafts?.saves.last, inode.drafts!.saves.contains(where: { $0.origin != caller.origin.number }) {
+            if !last.isClosed, last.origin != caller.origin.number { closeSave(of: inode) }
+            try seal([inode])
+        }
+        guard let head = inode.head, head.origin != caller.origin.number else { return nil }
         let known = max(read ?? 0, inode.written[caller.origin.number] ?? 0)
         guard known < head.version else { return nil }
         if caller.origin.refusesStaleWrites {

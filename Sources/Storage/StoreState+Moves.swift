@@ -155,7 +155,7 @@ extension StoreState {
             plan.changedBy = plan.author
             return plan
         }
-        if isUnsettled, wasMemory, inode.bornBy == caller.pid {
+        if isUnsettled, wasMemory, inode.bornBy == plan.author.writer.pid {
             // A temporary file that its own maker moves to where it belongs: its birth is told with the last name.
             plan.renamesBirth = inode.head != nil
             return plan

@@ -60,7 +60,7 @@ extension StoreState {
             inode.drafts = Drafts(sealedSize: 0)
             inode.drafts!.saves.append(save)
             inode.unsettledIn = caller.origin.number
-            inode.bornBy = caller.pid
+            inode.bornBy = author?.writer.pid ?? 0
             inode.born = Self.monotonic()
         }
         try commit { () throws(SQLiteError) in
