@@ -31,7 +31,8 @@ package final class MountTable: Sendable {
         let state: Mutex<State>
 
         init(
-            id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore, origin: Origin,
+            id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore,
+            origin: Origin,
             filesystem: MemoryFilesystem, mountpoint: FuseMountpoint
         ) {
             self.id = id
@@ -235,7 +236,9 @@ package final class MountTable: Sendable {
                 }
                 self?.remountIfOwed(entry)
             }
-            if code != 0 { logger.warning("no close events for a mount", metadata: ["directory": "\(entry.directory)", "errno": "\(code)"]) }
+            if code != 0 {
+                logger.warning("no close events for a mount", metadata: ["directory": "\(entry.directory)", "errno": "\(code)"])
+            }
         }
         if entry.options.history, entry.options.coherence != .strict {
             let file = unsafe open(entry.directory + "/.remfs/status", O_RDONLY | O_CLOEXEC)
@@ -273,8 +276,10 @@ package final class MountTable: Sendable {
         let (entries, past) = state.withLock { (Array($0.entries.values), $0.past) }
         var sums = past
         for entry in entries { Self.add(entry.filesystem.counters.rows, to: &sums) }
-        return sums.map { OperationCounters.Row(operation: $0.key.operation, errno: $0.key.errno, count: $0.value.count, seconds: $0.value.seconds) }
-            .sorted { ($0.operation, $0.errno) < ($1.operation, $1.errno) }
+        return sums.map {
+            OperationCounters.Row(operation: $0.key.operation, errno: $0.key.errno, count: $0.value.count, seconds: $0.value.seconds)
+        }
+        .sorted { ($0.operation, $0.errno) < ($1.operation, $1.errno) }
     }
 
     private static func add(_ rows: [OperationCounters.Row], to sums: inout [PastKey: (count: UInt64, seconds: Double)]) {
@@ -378,7 +383,8 @@ package final class MountTable: Sendable {
                     throw RemfsError(.unavailable, "cannot unmount \(entry.directory)", cause: "\(error)")
                 }
                 guard attempt < 20 else {
-                    throw RemfsError(.busy, "\(entry.directory) is in use: close its files and leave it, or unmount with --lazy", cause: "\(error)")
+                    throw RemfsError(
+                        .busy, "\(entry.directory) is in use: close its files and leave it, or unmount with --lazy", cause: "\(error)")
                 }
                 try entry.memories.takeInCloses(through: entry.origin)
                 usleep(5_000)

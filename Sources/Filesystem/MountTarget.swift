@@ -32,7 +32,9 @@ enum MountTarget {
         guard let handle = unsafe opendir(path) else { throw RemfsError.ofSystem("cannot read \(path)") }
         defer { unsafe closedir(handle) }
         while let entry = unsafe readdir(handle) {
-            let name = unsafe withUnsafeBytes(of: entry.pointee.d_name) { unsafe String(cString: $0.bindMemory(to: CChar.self).baseAddress!) }
+            let name = unsafe withUnsafeBytes(of: entry.pointee.d_name) {
+                unsafe String(cString: $0.bindMemory(to: CChar.self).baseAddress!)
+            }
             if name != ".", name != ".." { throw RemfsError(.notEmpty, "\(path) is not empty") }
         }
     }

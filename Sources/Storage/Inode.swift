@@ -104,8 +104,6 @@ final class Inode {
     var changedBy: Author?
     /// It took the place of a version that its author never saw: the one it did see.
     var staleBase: Int64?
-    /// The newest version that each mount wrote itself, while there are several: what it has seen without reading.
-    var written: [Int: Int64] = [:]
     /// The mount of the last change of name.
     var movedIn = 0
     /// The mount in which the file was born, as long as nobody else was told of it. 0: settled.

@@ -52,7 +52,8 @@ extension StoreState {
                         : try loadHead(memory: memory, version: version, created: created)
                     inode.ownsContent = author != nil && inode.head.map { $0.content != inode.content } ?? true
                 } else {
-                    inode.ownsContent = inode.content != .empty
+                    // An unlinked inode with a version, but no memory any more, shows chunks that are counted for that version.
+                    inode.ownsContent = inode.content != .empty && row.isNull(16)
                 }
             } else if inode.kind == UInt32(S_IFLNK) {
                 inode.target = row.bytes(13)

@@ -387,7 +387,7 @@ extension StoreState {
         memoryInodes[head.memory] = nil
         inode.head = nil
         lastVersion = max(lastVersion, version.number)
-        didDropName(name, of: inode, in: parent, by: hasOtherNames ? author : nil, origin: 0, at: time)
+        didDropName(name, of: inode, in: parent, by: hasOtherNames ? author : nil, keepsMemory: false, origin: 0, at: time)
         removeImplicitDirectories(from: parent)
     }
 }

@@ -39,7 +39,7 @@ extension StoreState {
         let versions = inode.isDirectory ? moveVersions(of: inode, to: newName, newParent, by: plan.author) : []
         try commit { () throws(SQLiteError) in
             if let target {
-                try dropName(newName, of: target, in: newParent, by: plan.isHeir ? nil : plan.author, keepsMemory: !plan.isHeir, at: time)
+                try dropName(newName, of: target, in: newParent, by: plan.author, keepsMemory: !plan.isHeir, at: time)
             }
             if let continued = plan.continued { try forgetRemoval(continued) }
             if let withdrawn = plan.withdrawn { try withdraw(withdrawn, of: inode) }
@@ -62,7 +62,8 @@ extension StoreState {
 
         if let target {
             didDropName(
-                newName, of: target, in: newParent, by: plan.isHeir ? nil : plan.author, origin: caller.origin.number, at: time)
+                newName, of: target, in: newParent, by: plan.author, keepsMemory: !plan.isHeir, origin: caller.origin.number,
+                at: time)
         }
         if let continued = plan.continued { removeFromMemory(continued) }
         parent.directory!.remove(name)
@@ -86,7 +87,12 @@ extension StoreState {
             if plan.isHeir { inode.staleBase = staleBase }
             if plan.withdrawn != nil || plan.flags.contains(.unversioned) { inode.ownsContent = true }
             if let head = plan.head { memoryInodes[head.memory] = inode.number }
-            if plan.isHeir || plan.continued != nil { collapseSaves(of: inode) }
+            if plan.isHeir || plan.continued != nil {
+                collapseSaves(of: inode)
+                // From now on it is an established memory, not a file that may yet turn out to be a temporary one.
+                inode.unsettledIn = 0
+                if inode.drafts != nil { noteSeen(inode, in: caller.origin.number) }
+            }
         } else {
             let place = inode.otherNames.firstIndex { $0.parent == parent.number && $0.name == name }!
             inode.otherNames[place] = Inode.Name(parent: newParent.number, name: newName, cookie: cookie)
@@ -109,11 +115,11 @@ extension StoreState {
         _ inode: Inode, _ name: [UInt8], _ parent: Inode, to newName: [UInt8], _ newParent: Inode, over target: Inode?, by caller: Caller
     ) throws(RemfsError) -> MovePlan {
         let isOldest = inode.isDirectory || inode.isOldestName(name, in: parent.number)
+        let isUnsettled = inode.unsettledIn == caller.origin.number && Self.monotonic() - inode.born < 60_000_000_000
+        // Somebody was told of it: what is closed is a version before the name changes hands.
+        if isOldest, inode.isMemory, !isUnsettled { try sealBeforeNameGoes(inode, includingOpen: false) }
         var plan = MovePlan(
             author: caller.author(), isOldestName: isOldest, flags: inode.flags, head: inode.head, changedBy: inode.changedBy)
-        if let target, target.isMemory, target.isOldestName(newName, in: newParent.number) {
-            try sealBeforeNameGoes(target, includingOpen: true)
-        }
         guard isOldest else { return plan }
         if isUnversioned(newName, in: newParent, isDirectory: inode.isDirectory) {
             plan.flags.insert(.unversioned)
@@ -123,8 +129,6 @@ extension StoreState {
         guard inode.isRegular else { return plan }
 
         let wasMemory = inode.isMemory
-        let isUnsettled =
-            inode.unsettledIn == caller.origin.number && Self.monotonic() - inode.born < 60_000_000_000
         let isEstablished = wasMemory && inode.head != nil && !isUnsettled
 
         if plan.flags.contains(.unversioned) {
@@ -189,7 +193,7 @@ extension StoreState {
     }
 
     /// A memory's content is held by its head version; a file without versions holds it itself.
-    private func keepContent(of inode: Inode) throws(SQLiteError) {
+    func keepContent(of inode: Inode) throws(SQLiteError) {
         guard inode.head != nil else { return }
         for chunk in inode.content.chunks where chunk != 0 {
             statements.addReference.bind(chunk, at: 1)

@@ -59,7 +59,7 @@ extension StoreState {
             save.isClosed = !new.isOpen
             inode.drafts = Drafts(sealedSize: 0)
             inode.drafts!.saves.append(save)
-            inode.unsettledIn = caller.origin.number
+            inode.unsettledIn = continued == nil ? caller.origin.number : 0
             inode.bornBy = author?.writer.pid ?? 0
             inode.born = Self.monotonic()
         }
@@ -73,6 +73,7 @@ extension StoreState {
             regularFiles += 1
             if let head = inode.head { memoryInodes[head.memory] = inode.number }
             openGroups.insert(inode.drafts!.saves[0].group)
+            noteSeen(inode, in: caller.origin.number)
             if new.isOpen { openSaves.insert(inode.number) } else { enqueueSeal(inode) }
         }
         return inode
@@ -179,13 +180,15 @@ extension StoreState {
         try reserveNumbers(64)
         if inode.isMemory, inode.isOldestName(name, in: parentNumber) { try sealBeforeNameGoes(inode, includingOpen: true) }
         try commit { () throws(SQLiteError) in try dropName(name, of: inode, in: parent, by: author, keepsMemory: true, at: time) }
-        didDropName(name, of: inode, in: parent, by: author, origin: caller.origin.number, at: time)
+        didDropName(name, of: inode, in: parent, by: author, keepsMemory: true, origin: caller.origin.number, at: time)
         noteEmptied(parent)
     }
 
     /// The SQL half of taking a name from an inode.
     ///
-    /// - Parameter keepsMemory: its memory ends with the name (after a while). Otherwise the file that takes the name takes it over.
+    /// - Parameters:
+    ///   - author: who takes it; nil where the inode is no memory.
+    ///   - keepsMemory: its memory ends with the name (after a while). Otherwise the file that takes the name takes it over.
     func dropName(
         _ name: [UInt8], of inode: Inode, in parent: Inode, by author: Author?, keepsMemory: Bool, at time: Int64
     ) throws(SQLiteError) {
@@ -194,12 +197,13 @@ extension StoreState {
             row.bind(inode.number, at: 1)
             row.bind(path(of: inode), at: 2)
             row.bind(time, at: 3)
-            row.bind(author?.row, at: 4)
+            row.bind(keepsMemory ? author?.row : nil, at: 4)
             row.bind(keepsMemory ? inode.head?.memory : nil, at: 5)
             try row.run()
         } else if inode.isOldestName(name, in: parent.number) {
             // The memory stays with the path; the other names become a new one.
             if keepsMemory, let head = inode.head, let author { try insertRemoval(head, path: path(of: inode), author: author) }
+            if !inode.ownsContent { try keepContent(of: inode) }
             let heir = inode.otherNames[0]
             try deleteDentry(heir.cookie)
             let row = statements.moveInode
@@ -220,7 +224,9 @@ extension StoreState {
     }
 
     /// The tree's half of taking a name from an inode, after its commit.
-    func didDropName(_ name: [UInt8], of inode: Inode, in parent: Inode, by author: Author?, origin: Int, at time: Int64) {
+    func didDropName(
+        _ name: [UInt8], of inode: Inode, in parent: Inode, by author: Author?, keepsMemory: Bool, origin: Int, at time: Int64
+    ) {
         let wasOldest = inode.isOldestName(name, in: parent.number)
         parent.directory!.remove(name)
         touch(parent, at: time)
@@ -238,7 +244,7 @@ extension StoreState {
             inode.otherNames.removeAll { $0.parent == parent.number && $0.name == name }
             return
         }
-        if let head = inode.head, let author {
+        if keepsMemory, let head = inode.head, let author {
             remember(
                 Removal(
                     memory: head.memory, head: head, path: path(of: inode), parent: parent.number, name: name, author: author,
@@ -257,6 +263,7 @@ extension StoreState {
             inode.parent = heir.parent
             inode.name = heir.name
             inode.cookie = heir.cookie
+            inode.ownsContent = inode.content != .empty
             inode.changedBy = author
             if inode.isMemory { enqueueSeal(inode) }
         }
@@ -287,7 +294,7 @@ extension StoreState {
         let time = now()
         let name = inode.name
         try commit { () throws(SQLiteError) in try dropName(name, of: inode, in: parent, by: nil, keepsMemory: true, at: time) }
-        didDropName(name, of: inode, in: parent, by: nil, origin: 0, at: time)
+        didDropName(name, of: inode, in: parent, by: nil, keepsMemory: true, origin: 0, at: time)
     }
 
     /// An editor that unlinks a file makes it anew in a moment: an implied directory goes when its last memory is sealed as deleted.
@@ -346,6 +353,9 @@ extension StoreState {
             } else if target.isDirectory {
                 throw RemfsError(.isADirectory, "\(path(of: target)) is a directory")
             }
+        }
+        if let target, target.isMemory, target.isOldestName(newName, in: newParent.number) {
+            try sealBeforeNameGoes(target, includingOpen: true)
         }
         let stale = try target.flatMap { (target) throws(RemfsError) in try staleBase(target, seen(target.number), by: caller) }
         try move(inode, name, parent, to: newName, newParent, over: target, staleBase: stale, by: caller)

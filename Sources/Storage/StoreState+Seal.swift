@@ -47,8 +47,12 @@ extension StoreState {
 
     /// Seals what is closed (`includingOpen`: also what is still being written) before the path of a memory changes hands.
     func sealBeforeNameGoes(_ inode: Inode, includingOpen: Bool) throws(RemfsError) {
-        if includingOpen, inode.head != nil, let save = inode.drafts?.saves.last, !save.isClosed, !save.extents.isEmpty { closeSave(of: inode) }
-        guard inode.drafts?.saves.first?.isClosed ?? false || (inode.changedBy != nil && inode.head != nil && inode.drafts == nil) else { return }
+        if includingOpen, inode.head != nil, let save = inode.drafts?.saves.last, !save.isClosed, !save.extents.isEmpty {
+            closeSave(of: inode)
+        }
+        guard inode.drafts?.saves.first?.isClosed ?? false || (inode.changedBy != nil && inode.head != nil && inode.drafts == nil) else {
+            return
+        }
         try seal([inode])
     }
 
@@ -199,7 +203,9 @@ extension StoreState {
             if content.count > extent.offset { content.removeSubrange(Int(extent.offset)...) }
         case .hole:
             let end = min(Int(extent.offset + extent.length), content.count)
-            if extent.offset < end { content.replaceSubrange(Int(extent.offset)..<end, with: repeatElement(0, count: end - Int(extent.offset))) }
+            if extent.offset < end {
+                content.replaceSubrange(Int(extent.offset)..<end, with: repeatElement(0, count: end - Int(extent.offset)))
+            }
         case .bytes:
             let start = Int(extent.offset)
             if content.count < start { content.append(contentsOf: repeatElement(0, count: start - content.count)) }
@@ -281,7 +287,8 @@ extension StoreState {
                 }
             }
         }
-        let sameChunks = chunks.isEmpty && save === inode.drafts?.saves.first && inode.changedBy == nil && inode.isMemory
+        let sameChunks =
+            chunks.isEmpty && save === inode.drafts?.saves.first && inode.changedBy == nil && inode.isMemory
             && inode.head?.size == save.size && result == list
         return SealPlan.Step(
             save: save, chunks: chunks, list: result, size: save.size, digest: digest,
@@ -321,6 +328,8 @@ struct SealOutcome {
     var head: MemoryHead?
     var versions: [VersionRow] = []
     var ownsContent: Bool
+    /// The version that tells what each save, by its group, came to.
+    var became: [Int64: Int64] = [:]
     /// Chunks whose older ones may become deltas.
     var candidates: [Int64] = []
 }
@@ -351,6 +360,7 @@ extension StoreState {
             let list = step.list.map { renamed[$0] ?? $0 }
             if step.isUnchanged {
                 try drop(step.save, keeping: [])
+                outcome.became[step.save.group] = outcome.head?.version
                 continue
             }
             // Parts that stay are used once more by the new version.
@@ -365,16 +375,19 @@ extension StoreState {
             outcome.digest = step.digest
             outcome.ownsContent = true
             try drop(step.save, keeping: Set(step.chunks.map(\.chunk.number)))
-            let isVersion = inode.isMemory && !step.save.isSuperseded
-            if isVersion {
+            let path = path(of: inode)
+            // What took the place of a file with the same bytes changed nothing.
+            var comesToTheSame = outcome.versions.isEmpty && plan.movedBy != nil
+            if comesToTheSame { comesToTheSame = try isHead(outcome, at: path) }
+            if inode.isMemory, !step.save.isSuperseded, !comesToTheSame {
                 // The name changed and the bytes too: one version tells both, by who wrote the bytes.
-                let path = path(of: inode)
                 append(
                     &outcome, path: path, author: step.save.author, base: step.save.base ?? inode.staleBase,
                     isStale: step.save.isStale || inode.staleBase != nil)
                 // The version holds the chunks from here on.
                 outcome.ownsContent = false
             }
+            outcome.became[step.save.group] = outcome.head?.version
         }
         if outcome.versions.isEmpty, let author = plan.movedBy, inode.links > 0, inode.drafts?.saves.first.map({ $0.isClosed }) ?? true {
             // A move, a swap, or bytes taken over from a temporary file that was sealed before.
@@ -396,6 +409,7 @@ extension StoreState {
                 outcome.ownsContent = false
             }
         }
+        for step in plan.steps where step.save.isSuperseded { outcome.became[step.save.group] = outcome.head?.version }
         for version in outcome.versions { try insert(version) }
         let isSettled = inode.drafts.map { $0.saves.count == plan.steps.count } ?? true
         try writeInode(inode, outcome, author: isSettled || !outcome.versions.isEmpty ? nil : inode.changedBy)
@@ -488,13 +502,11 @@ extension StoreState {
         inode.digest = outcome.digest
         inode.ownsContent = outcome.ownsContent
         if inode.links > 0 {
+            let oldKey = seenKey(of: inode)
             inode.head = outcome.head
             if let head = outcome.head { memoryInodes[head.memory] = inode.number }
-            if let version = outcome.versions.last {
-                let origin = outcome.plan.steps.last?.save.origin ?? inode.movedIn
-                inode.head?.origin = origin
-                if origins.count > 1 { inode.written[origin] = version.number }
-            }
+            if !outcome.versions.isEmpty { inode.head?.origin = outcome.plan.steps.last?.save.origin ?? inode.movedIn }
+            didSeal(inode, outcome, seenAs: oldKey)
         }
         for version in outcome.versions { lastVersion = max(lastVersion, version.number) }
         if !outcome.versions.isEmpty || outcome.plan.movedBy != nil {

@@ -54,7 +54,8 @@ package enum Linux {
     private typealias Range = @convention(c) (UInt32, UInt32, Int32) -> Int32
     private typealias Allocation = @convention(c) (Int32, Int32, Int64, Int64) -> Int32
     private typealias Renaming = @convention(c) (Int32, UnsafePointer<CChar>, Int32, UnsafePointer<CChar>, UInt32) -> Int32
-    private typealias Copying = @convention(c) (Int32, UnsafeMutablePointer<Int64>?, Int32, UnsafeMutablePointer<Int64>?, Int, UInt32) -> Int
+    private typealias Copying =
+        @convention(c) (Int32, UnsafeMutablePointer<Int64>?, Int32, UnsafeMutablePointer<Int64>?, Int, UInt32) -> Int
     private typealias ProcessFile = @convention(c) (pid_t, UInt32) -> Int32
 
     private static let unshareCall = symbol("unshare", OneNumber.self)
