@@ -53,7 +53,19 @@ extension StoreState {
         guard inode.drafts?.saves.first?.isClosed ?? false || (inode.changedBy != nil && inode.head != nil && inode.drafts == nil) else {
             return
         }
-        try seal([inode])
+        try sealAll(inode)
+    }
+
+    /// Seals all closed saves of a file, however many, and a change of its name.
+    func sealAll(_ inode: Inode) throws(RemfsError) {
+        var left = Int.max
+        while inode.changedBy != nil || inode.drafts?.saves.first?.isClosed ?? false {
+            try seal([inode])
+            // An open save keeps the change of name waiting; damaged content keeps its saves.
+            let now = inode.drafts?.saves.count ?? 0
+            guard now < left else { return }
+            left = now
+        }
     }
 
     /// Seals all inodes that wait, in batches of one transaction each.
@@ -78,7 +90,12 @@ extension StoreState {
     func seal(_ batch: [Inode]) throws(RemfsError) {
         var plans: [SealPlan] = []
         for inode in batch {
-            if let plan = try query({ () throws(SQLiteError) in try self.plan(inode) }) { plans.append(plan) }
+            do throws(SQLiteError) {
+                if let plan = try self.plan(inode) { plans.append(plan) }
+            } catch {
+                // Damaged content of one file keeps its drafts as they are, and no other file from being sealed.
+                guard error.kind == .corrupted else { throw RemfsError(error, in: label) }
+            }
         }
         guard !plans.isEmpty else { return }
         try reserveNumbers(Int64(plans.reduce(0) { $0 + $1.steps.count * 2 + 4 }))
@@ -125,7 +142,8 @@ extension StoreState {
             size = step.size
         }
         if plan.steps.count > 1 { encodeWithin(&plan, fresh) }
-        if inode.changedBy != nil, inode.isMemory { plan.movedBy = inode.changedBy }
+        // A change of name is told with the last of the saves that wait, or by itself where none does.
+        if inode.changedBy != nil, inode.isMemory, plan.steps.count == inode.drafts?.saves.count ?? 0 { plan.movedBy = inode.changedBy }
         return plan.steps.isEmpty && plan.movedBy == nil ? nil : plan
     }
 
@@ -236,7 +254,10 @@ extension StoreState {
             }
             let old = place < list.count ? list[place] : 0
             let oldEnd = min(start + block, size)
-            if segments.isEmpty, old == 0 || drafts.sealedLimit >= min(end, oldEnd), end >= oldEnd || old == 0 {
+            // A file of one chunk is read by its hash, so that chunk must not be shorter than the file.
+            if segments.isEmpty, old == 0 || drafts.sealedLimit >= min(end, oldEnd), end >= oldEnd || old == 0,
+                old == 0 || save.size > block || size <= block && size == save.size
+            {
                 result.append(old)
                 continue
             }
@@ -303,13 +324,15 @@ extension StoreState {
             let sequence: Int64
         }
         var numbers: [Part: Int64] = [:]
-        for step in plan.steps {
+        // A save that came to nothing stores no chunk that another could be a delta of.
+        for step in plan.steps where !step.isUnchanged {
             for (place, chunk) in step.chunks { numbers[Part(place: place, sequence: chunk.sequence)] = chunk.number }
         }
         for step in plan.steps.indices {
             for index in plan.steps[step].chunks.indices {
                 let (place, chunk) = plan.steps[step].chunks[index]
-                guard let bytes = chunk.bytes, let base = numbers[Part(place: place, sequence: DeltaChain.base(of: chunk.sequence))],
+                guard let bytes = chunk.bytes, let sequence = DeltaChain.base(of: chunk.sequence),
+                    let base = numbers[Part(place: place, sequence: sequence)],
                     base != chunk.number, let newer = fresh[base]
                 else { continue }
                 let program = Delta.encode(bytes, against: newer.bytes)
@@ -389,7 +412,7 @@ extension StoreState {
             }
             outcome.became[step.save.group] = outcome.head?.version
         }
-        if outcome.versions.isEmpty, let author = plan.movedBy, inode.links > 0, inode.drafts?.saves.first.map({ $0.isClosed }) ?? true {
+        if outcome.versions.isEmpty, let author = plan.movedBy, inode.links > 0 {
             // A move, a swap, or bytes taken over from a temporary file that was sealed before.
             let path = path(of: inode)
             if try !isHead(outcome, at: path) {
@@ -401,10 +424,9 @@ extension StoreState {
                     }
                 }
                 outcome.ownsContent = false
-            } else if outcome.ownsContent {
+            } else if let head = outcome.head {
                 // Equal to the head: the head's own chunks do.
-                let head = outcome.head!
-                try release(outcome.content)
+                if outcome.ownsContent { try release(outcome.content) }
                 outcome.content = head.content
                 outcome.ownsContent = false
             }
@@ -491,7 +513,7 @@ extension StoreState {
         row.bind(isMemory ? outcome.head?.updated : nil, at: 10)
         row.bind(author?.row, at: 11)
         row.bind(inode.accessed, at: 12)
-        row.bind(inode.flags.rawValue, at: 13)
+        row.bind((outcome.ownsContent ? inode.flags.union(.ownsContent) : inode.flags).rawValue, at: 13)
         try row.run()
     }
 
