@@ -14,6 +14,7 @@ struct MemoryRoutes: Sendable {
         routes.on(.post, "/v1/memory_stores/:store/memories/:memory", use: update)
         routes.on(.delete, "/v1/memory_stores/:store/memories/:memory", use: delete)
         routes.on(.get, "/v1/memory_stores/:store/memories/:memory/content", use: content)
+        routes.on(.post, "/v1/memory_stores/:store/merge", use: merge)
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Listing> {
@@ -110,9 +111,20 @@ struct MemoryRoutes: Sendable {
         let (id, memory) = (try context.storeID, try context.memoryID)
         let (bytes, hash) = try await stores.perform(id) { (store) throws(RemfsError) in
             let memory = try store.memory(memory)
-            return (try store.content(of: memory), memory.contentSHA256)
+            return (try store.content(ofHeadOf: memory), memory.contentSHA256)
         }
         return Response.raw(bytes, hash: hash, range: request.headers[.range])
+    }
+
+    func merge(_ request: Request, _ context: ControlContext) async throws -> Wire.Merge {
+        let id = try context.storeID
+        let parsed = try await request.collectFields()
+        return try await stores.perform(id) { (store) throws(RemfsError) in
+            let body = try parsed.get()
+            try body.allow("path")
+            let result = try store.merge(at: try body.requiredString("path"), by: context.author)
+            return Wire.Merge(memory: Wire.Memory(result.memory, content: nil), conflicts: result.conflicts)
+        }
     }
 }
 

@@ -13,7 +13,9 @@ package struct SQLiteError: Error, Sendable, CustomStringConvertible {
         self.sql = sql
     }
 
-    package enum Kind: Sendable { case full, io, corrupted, notADatabase, busy, readOnly, cannotOpen, constraint, memory, interrupted, other }
+    package enum Kind: Sendable {
+        case full, io, corrupted, notADatabase, busy, readOnly, cannotOpen, constraint, memory, interrupted, other
+    }
 
     /// The family that a caller may act on.
     package var kind: Kind {

@@ -35,7 +35,9 @@ internal import CSQLite
             unsafe sqlite3_bind_null(handle, place)
             return
         }
-        value.withUTF8 { unsafe _ = sqlite3_bind_text64(handle, place, $0.baseAddress, UInt64($0.count), Self.transient, UInt8(SQLITE_UTF8)) }
+        value.withUTF8 {
+            unsafe _ = sqlite3_bind_text64(handle, place, $0.baseAddress, UInt64($0.count), Self.transient, UInt8(SQLITE_UTF8))
+        }
     }
 
     /// Bytes are copied.
@@ -83,6 +85,7 @@ internal import CSQLite
     @inline(__always)
     package func step() throws(SQLiteError) -> Bool {
         if let fault = connection.fault, let injected = fault() {
+            unsafe sqlite3_reset(handle)
             throw SQLiteError(code: injected, message: "injected fault", sql: sql)
         }
         let code = unsafe sqlite3_step(handle)

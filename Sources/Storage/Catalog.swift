@@ -191,7 +191,8 @@ package final class Catalog: Sendable {
             guard let id = StoreID(row.0) else { throw RemfsError(.corrupted, "the catalog names a store by \(row.0)") }
             stores.append(
                 Store(
-                    id: id, sequence: row.1, name: row.2, description: row.3, metadata: try Self.decoded(row.4), policy: try Self.decoded(row.5),
+                    id: id, sequence: row.1, name: row.2, description: row.3, metadata: try Self.decoded(row.4),
+                    policy: try Self.decoded(row.5),
                     created: Timestamp(microseconds: row.6), updated: Timestamp(microseconds: row.7),
                     archived: row.8.map { Timestamp(microseconds: $0) }))
         }

@@ -41,7 +41,9 @@ enum Delta {
                 source -= 1
             }
             var length = place - start + window
-            while start + length < middle.upperBound, source + length < base.count, target[start + length] == base[source + length] { length += 1 }
+            while start + length < middle.upperBound, source + length < base.count, target[start + length] == base[source + length] {
+                length += 1
+            }
             insert(target[pending..<start], to: &output)
             copy(source, length, to: &output)
             place = start + length

@@ -258,7 +258,7 @@ final class Directory {
     /// FNV-1a, with a final mix: names are short, and an attacker who floods one directory slows down that directory only.
     private static func hash(_ name: UnsafeRawBufferPointer) -> Int {
         var value: UInt64 = 0xcbf2_9ce4_8422_2325
-        for unsafe byte in unsafe name { value = (value ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        for place in 0..<name.count { value = unsafe (value ^ UInt64(name[place])) &* 0x100_0000_01b3 }
         return Int(truncatingIfNeeded: (value ^ (value >> 29)) >> 1)
     }
 }

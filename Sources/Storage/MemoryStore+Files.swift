@@ -23,7 +23,9 @@ extension MemoryStore {
 
     package func readLink(_ number: InodeNumber) throws(RemfsError) -> [UInt8] {
         try look { (state) throws(RemfsError) in
-            guard let target = try state.inode(number).target else { throw RemfsError(.invalidArgument, "inode \(number) is no symbolic link") }
+            guard let target = try state.inode(number).target else {
+                throw RemfsError(.invalidArgument, "inode \(number) is no symbolic link")
+            }
             return target
         }
     }
@@ -53,7 +55,8 @@ extension MemoryStore {
     }
 
     package func rename(
-        _ name: [UInt8], in parent: InodeNumber, to newName: [UInt8], in newParent: InodeNumber, _ rule: RenameRule, seen: (InodeNumber) -> Seen,
+        _ name: [UInt8], in parent: InodeNumber, to newName: [UInt8], in newParent: InodeNumber, _ rule: RenameRule,
+        seen: (InodeNumber) -> Seen,
         by caller: Caller
     ) throws(RemfsError) {
         try change(by: caller.origin.number) { (state) throws(RemfsError) in
@@ -177,7 +180,9 @@ extension MemoryStore {
     /// The state directory's file system has this much room.
     package func freeDisk() throws(RemfsError) -> (blockSize: UInt64, free: UInt64, total: UInt64) {
         var answer = statvfs()
-        guard unsafe statvfs(path, &answer) == 0 else { throw RemfsError(.unavailable, "cannot ask for free space", cause: "errno \(errno)") }
+        guard unsafe statvfs(path, &answer) == 0 else {
+            throw RemfsError(.unavailable, "cannot ask for free space", cause: "errno \(errno)")
+        }
         return (UInt64(answer.f_frsize), UInt64(answer.f_bavail), UInt64(answer.f_blocks))
     }
 
@@ -196,7 +201,8 @@ extension MemoryStore {
             if rule == .replace, !exists { throw RemfsError(.notFound, "attribute \(name) does not exist") }
             let time = state.now()
             try state.commit { () throws(SQLiteError) in
-                let row = try state.writer.prepare("INSERT INTO xattr (inode, name, value) VALUES (?1, ?2, ?3) ON CONFLICT (inode, name) DO UPDATE SET value = ?3")
+                let row = try state.writer.prepare(
+                    "INSERT INTO xattr (inode, name, value) VALUES (?1, ?2, ?3) ON CONFLICT (inode, name) DO UPDATE SET value = ?3")
                 row.bind(number, at: 1)
                 row.bind(name, at: 2)
                 row.bind(value, at: 3)
@@ -245,7 +251,9 @@ extension MemoryStore {
         try change(by: caller.origin.number) { (state) throws(RemfsError) in
             try state.requireWritable(by: caller)
             let inode = try state.inode(number)
-            guard try state.extendedAttribute(name, of: inode) != nil else { throw RemfsError(.notFound, "attribute \(name) does not exist") }
+            guard try state.extendedAttribute(name, of: inode) != nil else {
+                throw RemfsError(.notFound, "attribute \(name) does not exist")
+            }
             let time = state.now()
             try state.commit { () throws(SQLiteError) in
                 let row = try state.writer.prepare("DELETE FROM xattr WHERE inode = ?1 AND name = ?2")

@@ -37,7 +37,8 @@ extension MemoryStore {
             let inode = try state.memoryInode(memory.id)
             if inode.head?.version == head.version {
                 inode.head = MemoryHead(
-                    memory: head.memory, version: head.version, created: head.created, updated: head.updated, size: head.size, digest: digest,
+                    memory: head.memory, version: head.version, created: head.created, updated: head.updated, size: head.size,
+                    digest: digest,
                     content: head.content, origin: head.origin)
             }
             guard let complete = state.memory(inode) else { throw RemfsError(.notFound, "memory \(memory.id) not found") }
@@ -171,7 +172,8 @@ extension MemoryStore {
         let told = try look { (state) throws(RemfsError) in
             let youngest = StoreState.monotonic() - 1_000_000_000
             return versions.prefix { version in
-                guard let memory = version.memory.number(in: self.id), let place = state.memoryInodes[memory], let inode = state.inodes[place]
+                guard let memory = version.memory.number(in: self.id), let place = state.memoryInodes[memory],
+                    let inode = state.inodes[place]
                 else { return true }
                 return inode.unsettledIn == 0 || inode.born < youngest
             }
@@ -283,7 +285,8 @@ extension MemoryStore {
 
     package func statistics() throws(RemfsError) -> Statistics {
         try settle()
-        let versions = try readers.read { (reader) throws(SQLiteError) in try reader.connection.integer("SELECT count(*) FROM version") ?? 0 }
+        let versions = try readers.read { (reader) throws(SQLiteError) in try reader.connection.integer("SELECT count(*) FROM version") ?? 0
+        }
         let fileBytes = [path, path + "-wal"].reduce(Int64(0)) { $0 + StorePool.allocatedBytes(of: $1) }
         return try look { (state) throws(RemfsError) in
             Statistics(

@@ -29,7 +29,9 @@ package final class MemoryStore: Sendable {
         self.path = path
         self.environment = environment
         let label = "store \"\(name)\" (\(id))"
-        let writer = try RemfsError.mapping(label) { () throws(SQLiteError) in try Connection(path: path, mode: isNew ? .create : .readWrite) }
+        let writer = try RemfsError.mapping(label) { () throws(SQLiteError) in
+            try Connection(path: path, mode: isNew ? .create : .readWrite)
+        }
         try Schema.migrate(writer, named: label, application: Schema.storeApplicationID, migrations: Schema.store, isNew: isNew)
         // Checkpoints run on a thread of their own; the journal file shrinks again after a burst.
         let pragmas = "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 4194304; PRAGMA cache_size = -16384;"

@@ -75,7 +75,9 @@ final class Reader: @unchecked Sendable {
                 let length = Int(min(left, Content.chunkSize))
                 let part = chunk == 0 ? [] : try self.bytes(of: chunk)
                 unsafe part.withUnsafeBytes { unsafe take(UnsafeRawBufferPointer(rebasing: $0[0..<min(length, part.count)])) }
-                if part.count < length { unsafe zeros.withUnsafeBytes { unsafe take(UnsafeRawBufferPointer(rebasing: $0[0..<(length - part.count)])) } }
+                if part.count < length {
+                    unsafe zeros.withUnsafeBytes { unsafe take(UnsafeRawBufferPointer(rebasing: $0[0..<(length - part.count)])) }
+                }
                 left -= Int64(length)
             }
         }

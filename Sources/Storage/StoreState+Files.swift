@@ -137,8 +137,6 @@ extension StoreState {
         return save
     }
 
-    
-
     /// Bytes kept in memory until they are sealed, so that sealing reads nothing: what a save of a memory usually is.
     private static let residentLimit = 256 << 10
 
@@ -162,12 +160,12 @@ extension StoreState {
         let first = save.count
         // The author stands with the first draft; that of a new file stands in its inode.
         let author = isNew ? save.author.row : nil
-        var numbers: [Int64] = []
-        for unsafe _ in unsafe pieces { numbers.append(save.nextID()) }
+        let numbers = unsafe pieces.map { _ in save.nextID() }
         do {
             try commit { () throws(SQLiteError) in
                 let row = statements.insertExtent
-                for unsafe (place, piece) in unsafe pieces.enumerated() {
+                for place in unsafe pieces.indices {
+                    let piece = unsafe pieces[place]
                     row.bind(numbers[place], at: 1)
                     row.bind(inode.number, at: 2)
                     unsafe row.bind(piece.0 == .bytes ? 0 : piece.0 == .hole ? 1 : 2 as Int64, at: 3)
@@ -189,7 +187,8 @@ extension StoreState {
             openGroups.insert(save.group)
             openSaves.insert(inode.number)
         }
-        for unsafe (place, piece) in unsafe pieces.enumerated() {
+        for place in unsafe pieces.indices {
+            let piece = unsafe pieces[place]
             let extent = unsafe Extent(
                 id: numbers[place], kind: piece.0, offset: piece.1, length: piece.2,
                 bytes: piece.3.flatMap { unsafe $0.count <= Self.residentLimit ? Array($0) : nil })
@@ -210,7 +209,9 @@ extension StoreState {
         try requireWritable(by: caller)
         let inode = try inode(number)
         guard inode.isRegular else { throw RemfsError(.invalidArgument, "\(path(of: inode)) is no regular file") }
-        guard offset >= 0, length > 0, offset <= Int64.max - length else { throw RemfsError(.invalidArgument, "a range cannot be empty or negative") }
+        guard offset >= 0, length > 0, offset <= Int64.max - length else {
+            throw RemfsError(.invalidArgument, "a range cannot be empty or negative")
+        }
         let end = offset + length
         if !keepsSize { try checkSize(end, of: inode) }
         if makesHole {

@@ -7,7 +7,9 @@ extension StoreState {
         var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
         try query { () throws(SQLiteError) in try loadInodes(&orphaned) }
         try query { () throws(SQLiteError) in try loadDentries() }
-        guard inodes[1]?.isDirectory ?? false else { throw RemfsError(.corrupted, "\(label) has no root: run remfs doctor, or restore a backup") }
+        guard inodes[1]?.isDirectory ?? false else {
+            throw RemfsError(.corrupted, "\(label) has no root: run remfs doctor, or restore a backup")
+        }
         try buildTree()
         try query { () throws(SQLiteError) in try loadDrafts() }
         try recoverRemovals(orphaned)
@@ -97,7 +99,8 @@ extension StoreState {
         names.sort { $0.cookie < $1.cookie }
         for entry in names {
             guard let parent = inodes[entry.parent], let directory = parent.directory else {
-                throw RemfsError(.corrupted, "\(label) has a file in a directory that does not exist: run remfs doctor, or restore a backup")
+                throw RemfsError(
+                    .corrupted, "\(label) has a file in a directory that does not exist: run remfs doctor, or restore a backup")
             }
             directory.add(entry.name, cookie: entry.cookie, entry.inode)
             if entry.inode.isDirectory { parent.links += 1 }
@@ -157,7 +160,8 @@ extension StoreState {
             guard let head else { continue }
             remember(
                 Removal(
-                    memory: head.memory, head: head, path: path(of: inode), parent: 0, name: inode.name, author: author ?? Author(.user(uid: inode.uid)),
+                    memory: head.memory, head: head, path: path(of: inode), parent: 0, name: inode.name,
+                    author: author ?? Author(.user(uid: inode.uid)),
                     origin: 0, due: 0, inode: inode.number))
         }
         var removed: [Removal] = []
@@ -169,7 +173,8 @@ extension StoreState {
                 let author = row.text(3).flatMap { Author(row: $0) } ?? Author(.user(uid: 0))
                 removed.append(
                     Removal(
-                        memory: memory, head: head, path: row.text(1) ?? "", parent: 0, name: Array("\(memory)".utf8), author: author, origin: 0,
+                        memory: memory, head: head, path: row.text(1) ?? "", parent: 0, name: Array("\(memory)".utf8), author: author,
+                        origin: 0,
                         due: 0, inode: 0))
             }
         }

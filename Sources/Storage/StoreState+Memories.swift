@@ -118,12 +118,14 @@ extension StoreState {
         var directory = root
         for (place, segment) in segments.dropLast().enumerated() {
             guard let next = directory.directory!.find(segment) else {
-                return Vacancy(directory: directory, implied: Array(segments[place..<(segments.count - 1)]), name: segments.last!, replaced: nil)
+                return Vacancy(
+                    directory: directory, implied: Array(segments[place..<(segments.count - 1)]), name: segments.last!, replaced: nil)
             }
             if !next.isDirectory {
                 guard next === moving, place <= segments.count - 2 else { throw conflict(next) }
                 // Moving /x to /x/y: the file's own name becomes a directory.
-                return Vacancy(directory: directory, implied: Array(segments[place..<(segments.count - 1)]), name: segments.last!, replaced: nil)
+                return Vacancy(
+                    directory: directory, implied: Array(segments[place..<(segments.count - 1)]), name: segments.last!, replaced: nil)
             }
             directory = next
         }
@@ -175,7 +177,8 @@ extension StoreState {
         inode.size = Int64(content.count)
         inode.sealedSize = inode.size
         var outcome = SealOutcome(
-            plan: SealPlan(inode: inode, steps: [], movedBy: nil), content: .empty, size: inode.size, digest: nil, head: nil, ownsContent: false)
+            plan: SealPlan(inode: inode, steps: [], movedBy: nil), content: .empty, size: inode.size, digest: nil, head: nil,
+            ownsContent: false)
         let chunks = newChunks(content, previous: [])
         let memory = memory ?? takeNumber()
         let number = takeNumber()
@@ -272,7 +275,9 @@ extension StoreState {
         let oldPath = self.path(of: inode)
         let newPath = path.flatMap { $0.text == oldPath ? nil : $0 }
         if let content {
-            guard content.count <= Self.contractBytes else { throw RemfsError(.tooLarge, "\(oldPath) would have \(content.count) bytes: the API takes at most \(Self.contractBytes)") }
+            guard content.count <= Self.contractBytes else {
+                throw RemfsError(.tooLarge, "\(oldPath) would have \(content.count) bytes: the API takes at most \(Self.contractBytes)")
+            }
             if let quota = policy.maxBytes, usedBytes + Int64(content.count) - inode.size > max(quota, usedBytes) {
                 throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
             }

@@ -38,7 +38,9 @@ extension StoreState {
         let oldPath = path(of: inode)
         let versions = inode.isDirectory ? moveVersions(of: inode, to: newName, newParent, by: plan.author) : []
         try commit { () throws(SQLiteError) in
-            if let target { try dropName(newName, of: target, in: newParent, by: plan.isHeir ? nil : plan.author, keepsMemory: !plan.isHeir, at: time) }
+            if let target {
+                try dropName(newName, of: target, in: newParent, by: plan.isHeir ? nil : plan.author, keepsMemory: !plan.isHeir, at: time)
+            }
             if let continued = plan.continued { try forgetRemoval(continued) }
             if let withdrawn = plan.withdrawn { try withdraw(withdrawn, of: inode) }
             if let given = plan.givenUp { try insertRemoval(given, path: oldPath, author: plan.author) }
@@ -107,7 +109,8 @@ extension StoreState {
         _ inode: Inode, _ name: [UInt8], _ parent: Inode, to newName: [UInt8], _ newParent: Inode, over target: Inode?, by caller: Caller
     ) throws(RemfsError) -> MovePlan {
         let isOldest = inode.isDirectory || inode.isOldestName(name, in: parent.number)
-        var plan = MovePlan(author: caller.author(), isOldestName: isOldest, flags: inode.flags, head: inode.head, changedBy: inode.changedBy)
+        var plan = MovePlan(
+            author: caller.author(), isOldestName: isOldest, flags: inode.flags, head: inode.head, changedBy: inode.changedBy)
         if let target, target.isMemory, target.isOldestName(newName, in: newParent.number) {
             try sealBeforeNameGoes(target, includingOpen: true)
         }
@@ -224,8 +227,10 @@ extension StoreState {
                 try keepContent(of: one)
                 try keepContent(of: other)
             }
-            try place(one, otherName, otherParent, cookie: cookies.1, heads.0, flags: one.flags, author: one.isMemory ? author : nil, at: time)
-            try place(other, oneName, oneParent, cookie: cookies.0, heads.1, flags: other.flags, author: other.isMemory ? author : nil, at: time)
+            try place(
+                one, otherName, otherParent, cookie: cookies.1, heads.0, flags: one.flags, author: one.isMemory ? author : nil, at: time)
+            try place(
+                other, oneName, oneParent, cookie: cookies.0, heads.1, flags: other.flags, author: other.isMemory ? author : nil, at: time)
             for version in versions { try insertMoved(version) }
         }
         oneParent.directory!.remove(oneName)

@@ -54,7 +54,8 @@ extension StoreState {
         inode.head = continued?.head
         inode.changedBy = isRegular && inode.isMemory ? author : nil
         if isRegular {
-            let save = Save(group: takeNumber(), author: author!, origin: caller.origin.number, at: Self.monotonic(), size: 0, modified: time)
+            let save = Save(
+                group: takeNumber(), author: author!, origin: caller.origin.number, at: Self.monotonic(), size: 0, modified: time)
             save.isClosed = !new.isOpen
             inode.drafts = Drafts(sealedSize: 0)
             inode.drafts!.saves.append(save)
@@ -240,7 +241,8 @@ extension StoreState {
         if let head = inode.head, let author {
             remember(
                 Removal(
-                    memory: head.memory, head: head, path: path(of: inode), parent: parent.number, name: name, author: author, origin: origin,
+                    memory: head.memory, head: head, path: path(of: inode), parent: parent.number, name: name, author: author,
+                    origin: origin,
                     due: Self.monotonic() + Removal.patience, inode: inode.links == 0 ? inode.number : 0))
         }
         inode.head = nil

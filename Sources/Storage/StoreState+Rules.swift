@@ -53,7 +53,8 @@ extension StoreState {
         let stored = size <= policy.maxBytesPerMemory ? size : storedBytes(of: inode) + (added ?? 0)
         guard !inode.isMemory || stored <= policy.maxBytesPerMemory, size <= Self.maximumFile else {
             throw RemfsError(
-                .tooLarge, "\(path(of: inode)) would have \(size) bytes: at most \(inode.isMemory ? policy.maxBytesPerMemory : Self.maximumFile)")
+                .tooLarge,
+                "\(path(of: inode)) would have \(size) bytes: at most \(inode.isMemory ? policy.maxBytesPerMemory : Self.maximumFile)")
         }
         if let quota = policy.maxBytes, usedBytes + size - inode.size > quota {
             throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
@@ -128,7 +129,8 @@ extension StoreState {
             row.bind(removal.memory, at: 1)
             try row.run()
         } else {
-            let row = try statements.cached("UPDATE inode SET memory = NULL, version = NULL, version_created = NULL, author = NULL WHERE number = ?1")
+            let row = try statements.cached(
+                "UPDATE inode SET memory = NULL, version = NULL, version_created = NULL, author = NULL WHERE number = ?1")
             row.bind(removal.inode, at: 1)
             try row.run()
         }
@@ -216,7 +218,8 @@ extension StoreState {
         if let given {
             remember(
                 Removal(
-                    memory: given.memory, head: given, path: path, parent: inode.parent, name: inode.name, author: author, origin: 0, due: 0,
+                    memory: given.memory, head: given, path: path, parent: inode.parent, name: inode.name, author: author, origin: 0,
+                    due: 0,
                     inode: 0))
             inode.ownsContent = true
         }

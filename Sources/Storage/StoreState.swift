@@ -283,7 +283,8 @@ final class Statements {
                 memory_created = ?10, version_created = ?11 WHERE number = ?1
             """)
         moveHead = try writer.prepare("UPDATE inode SET version = ?2, version_created = ?3 WHERE number = ?1")
-        unlinkInode = try writer.prepare("UPDATE inode SET parent = NULL, name = ?2, changed = ?3, author = ?4, memory = ?5 WHERE number = ?1")
+        unlinkInode = try writer.prepare(
+            "UPDATE inode SET parent = NULL, name = ?2, changed = ?3, author = ?4, memory = ?5 WHERE number = ?1")
         settleInode = try writer.prepare(
             """
             UPDATE inode SET size = ?2, modified = ?3, changed = ?4, content = ?5, digest = ?6, memory = ?7, version = ?8,

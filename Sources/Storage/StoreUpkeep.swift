@@ -85,7 +85,8 @@ final class Upkeep: Sendable {
     private func tidy(_ pool: StorePool) {
         var lastRound = StoreState.monotonic()
         while true {
-            let full = state.wait(on: tidying, atMost: .seconds(1), until: { $0.isStopping || !$0.full.isEmpty }) { state, _ -> Set<StoreID>? in
+            let full = state.wait(on: tidying, atMost: .seconds(1), until: { $0.isStopping || !$0.full.isEmpty }) {
+                state, _ -> Set<StoreID>? in
                 defer { state.full = [] }
                 return state.isStopping ? nil : state.full
             }

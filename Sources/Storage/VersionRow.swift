@@ -114,7 +114,8 @@ extension StoreState {
                 } else if let head = child.head, child.isOldestName(entry.name, in: directory.number), child.isMemory {
                     versions.append(
                         VersionRow(
-                            number: takeNumber(), memory: head.memory, operation: .modified, path: path, size: head.size, digest: head.digest,
+                            number: takeNumber(), memory: head.memory, operation: .modified, path: path, size: head.size,
+                            digest: head.digest,
                             content: head.content, began: versionTime(), author: author, base: nil, isStale: false, previous: head.version))
                 }
             }
@@ -134,7 +135,9 @@ extension Content {
             self = unsafe row.withBytes(column) { bytes in
                 var chunks: [Int64] = []
                 chunks.reserveCapacity(bytes.count / 8)
-                for place in stride(from: 0, to: bytes.count - 7, by: 8) { unsafe chunks.append(bytes.loadUnaligned(fromByteOffset: place, as: Int64.self)) }
+                for place in stride(from: 0, to: bytes.count - 7, by: 8) {
+                    unsafe chunks.append(bytes.loadUnaligned(fromByteOffset: place, as: Int64.self))
+                }
                 return .list(chunks)
             }
         }

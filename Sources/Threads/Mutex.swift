@@ -34,16 +34,23 @@ import Glibc
         return try unsafe body(&state.pointee)
     }
 
-    /// As `withLock`, but calls `contended` first when another thread holds the lock; then waits for it.
+    /// As `withLock`, but calls `contended` before it waits for another thread for long.
     ///
-    /// The one caller of interest is a dispatch thread, which passes the baton on before it waits (`FuseWorkers.willBlock`).
+    /// The one caller of interest is a dispatch thread, which passes the baton on before it waits (`FuseWorkers.willBlock`). That wakes
+    /// another thread, which costs more than most holders need: so it tries again for some 20 us first.
     @inline(__always)
     package func withLock<Result: ~Copyable, Failure: Error>(
         whenContended contended: () -> Void, _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
-        if unsafe pthread_mutex_trylock(handle) != 0 {
-            contended()
-            unsafe pthread_mutex_lock(handle)
+        var tries = 0
+        while unsafe pthread_mutex_trylock(handle) != 0 {
+            tries += 1
+            guard tries < 200 else {
+                contended()
+                unsafe pthread_mutex_lock(handle)
+                break
+            }
+            for _ in 0..<16 { spinPause() }
         }
         defer { unsafe pthread_mutex_unlock(handle) }
         return try unsafe body(&state.pointee)
@@ -78,6 +85,9 @@ import Glibc
         return try unsafe body(&state.pointee, held)
     }
 }
+
+/// Gives the other hardware thread a moment. An opaque call, so that the loop around it stays.
+@inline(never) private func spinPause() {}
 
 /// A pthread condition variable on the monotonic clock, used with `Mutex.wait`.
 @safe package final class Condition: @unchecked Sendable {

