@@ -112,7 +112,9 @@ package final class MountTable: Sendable {
         }
         for mount in existing where mount.isDead {
             // Not a store of ours: another daemon's business.
-            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil else { continue }
+            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil else {
+                continue
+            }
             let path = String(decoding: mount.path, as: UTF8.self)
             do {
                 try FuseMountpoint.unmount(mount.path, lazily: true)
