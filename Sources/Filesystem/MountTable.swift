@@ -112,8 +112,8 @@ package final class MountTable: Sendable {
             throw RemfsError(.unavailable, "cannot list what is mounted", cause: "\(error)")
         }
         for mount in existing where mount.isDead {
+            // Not a store of ours: another daemon's business.
             guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil else {
-                // Not a store of ours: another daemon's business.
                 continue
             }
             let path = String(decoding: mount.path, as: UTF8.self)
