@@ -11,7 +11,7 @@ struct SealPlan {
         let size: Int64
         let digest: Digest?
         /// Nothing changed against the version before: no version.
-        var isUnchanged: Bool
+        var isUnchanged = false
     }
 
     let inode: Inode
@@ -126,20 +126,21 @@ extension StoreState {
         var list = inode.content.chunks
         var size = inode.sealedSize
         var fresh = FreshChunks()
+        // What the newest version says: a save that comes to the same adds none.
+        typealias Told = (list: [Int64], size: Int64, digest: Digest?)
+        var told = inode.isMemory && inode.changedBy == nil ? inode.head.map { Told($0.content.chunks, $0.size, $0.digest) } : nil
         for save in saves {
             var step =
                 save.size <= Content.chunkSize && size <= Content.chunkSize
-                ? try planSmall(save, of: inode, list: list, size: size, &fresh)
-                : try planLarge(save, of: inode, list: list, size: size, &fresh)
-            if let before = plan.steps.last(where: { !$0.isUnchanged }), inode.isMemory, !save.isSuperseded, !before.save.isSuperseded,
-                before.digest != nil, before.digest == step.digest, before.size == step.size
-            {
+                ? try planSmall(save, list: list, size: size, &fresh) : try planLarge(save, list: list, size: size, &fresh)
+            if let told, told.size == step.size, told.list == step.list || told.digest.map({ $0 == step.digest }) ?? false {
                 step.isUnchanged = true
             }
             plan.steps.append(step)
             guard !step.isUnchanged else { continue }
             list = step.list
             size = step.size
+            told = inode.isMemory && !save.isSuperseded ? (step.list, step.size, step.digest) : nil
         }
         if plan.steps.count > 1 { encodeWithin(&plan, fresh) }
         // A change of name is told with the last of the saves that wait, or by itself where none does.
@@ -152,11 +153,18 @@ extension StoreState {
 
     private static let savesPerSeal = 64
     /// 128 KiB: more than the contract's 102,400 bytes, and 0.1 ms of the lock.
-    private static let hashedAtSeal: Int64 = 128 << 10
+    static let hashedAtSeal: Int64 = 128 << 10
 
     private func content(of chunk: Int64, _ fresh: FreshChunks) throws(SQLiteError) -> [UInt8] {
         if let found = fresh[chunk] { return found.bytes }
         return try bytes(of: chunk)
+    }
+
+    /// Whether a chunk holds these bytes.
+    private func holds(_ chunk: Int64, _ bytes: [UInt8], _ fresh: FreshChunks) throws(SQLiteError) -> Bool {
+        if let found = fresh[chunk] { return found.bytes == bytes }
+        guard let row = try chunkRow(chunk), row.size == bytes.count else { return false }
+        return row.digest == Digest(of: bytes)
     }
 
     /// A chunk to be stored at `place`, after the one that `list` has there.
@@ -175,12 +183,10 @@ extension StoreState {
     }
 
     private func planSmall(
-        _ save: Save, of inode: Inode, list: [Int64], size: Int64, _ fresh: inout FreshChunks
+        _ save: Save, list: [Int64], size: Int64, _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> SealPlan.Step {
         if save.size == 0 {
-            return SealPlan.Step(
-                save: save, chunks: [], list: [], size: 0, digest: .ofNothing,
-                isUnchanged: isUnchanged(inode, after: save, size: 0, digest: .ofNothing))
+            return SealPlan.Step(save: save, chunks: [], list: [], size: 0, digest: .ofNothing)
         }
         // One draft that holds all of the content stays where it is.
         var content: [UInt8]
@@ -195,15 +201,7 @@ extension StoreState {
             content.removeSubrange(Int(save.size)...)
         }
         let chunk = try newChunk(kept ?? save.nextID(), content, isStored: kept != nil, replacing: list, at: 0, &fresh)
-        return SealPlan.Step(
-            save: save, chunks: [(0, chunk)], list: [chunk.number], size: save.size, digest: chunk.digest,
-            isUnchanged: isUnchanged(inode, after: save, size: save.size, digest: chunk.digest))
-    }
-
-    /// Whether a save came to what the version before it holds.
-    private func isUnchanged(_ inode: Inode, after save: Save, size: Int64, digest: Digest?) -> Bool {
-        guard inode.isMemory, let head = inode.head, save === inode.drafts?.saves.first else { return false }
-        return inode.changedBy == nil && head.size == size && digest != nil && head.digest == digest
+        return SealPlan.Step(save: save, chunks: [(0, chunk)], list: [chunk.number], size: save.size, digest: chunk.digest)
     }
 
     /// A draft's bytes: from memory, or from its row.
@@ -234,7 +232,7 @@ extension StoreState {
 
     /// A file of several chunks: only those that the save touched are read, hashed and stored.
     private func planLarge(
-        _ save: Save, of inode: Inode, list: [Int64], size: Int64, _ fresh: inout FreshChunks
+        _ save: Save, list: [Int64], size: Int64, _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> SealPlan.Step {
         let drafts = Drafts(sealedSize: size)
         for extent in save.extents { drafts.apply(extent) }
@@ -266,6 +264,10 @@ extension StoreState {
             {
                 let extent = segments[0].extent
                 let bytes = try self.bytes(of: extent)
+                if old != 0, try holds(old, bytes, fresh) {
+                    result.append(old)
+                    continue
+                }
                 chunks.append((place, try newChunk(extent.id, bytes, isStored: true, replacing: list, at: place, &fresh)))
                 result.append(extent.id)
                 continue
@@ -292,6 +294,10 @@ extension StoreState {
                 result.append(0)
                 continue
             }
+            if old != 0, try holds(old, bytes, fresh) {
+                result.append(old)
+                continue
+            }
             let number = save.nextID()
             chunks.append((place, try newChunk(number, bytes, isStored: false, replacing: list, at: place, &fresh)))
             result.append(number)
@@ -308,12 +314,7 @@ extension StoreState {
                 }
             }
         }
-        let sameChunks =
-            chunks.isEmpty && save === inode.drafts?.saves.first && inode.changedBy == nil && inode.isMemory
-            && inode.head?.size == save.size && result == list
-        return SealPlan.Step(
-            save: save, chunks: chunks, list: result, size: save.size, digest: digest,
-            isUnchanged: sameChunks || isUnchanged(inode, after: save, size: save.size, digest: digest))
+        return SealPlan.Step(save: save, chunks: chunks, list: result, size: save.size, digest: digest)
     }
 
     /// Several saves of one file at once: older chunks are written as deltas of newer ones from the start.
@@ -453,7 +454,8 @@ extension StoreState {
 
     /// Whether the head version says already what the file has become.
     private func isHead(_ outcome: SealOutcome, at path: String) throws(SQLiteError) -> Bool {
-        guard let head = outcome.head, let digest = outcome.digest, head.digest == digest, head.size == outcome.size else { return false }
+        guard let head = outcome.head, head.size == outcome.size else { return false }
+        guard head.content == outcome.content || head.digest != nil && head.digest == outcome.digest else { return false }
         let row = try statements.cached("SELECT directory || name FROM version WHERE number = ?1")
         row.bind(head.version, at: 1)
         defer { row.reset() }

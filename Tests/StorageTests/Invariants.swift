@@ -86,7 +86,7 @@ enum Invariants {
                 guard inode.isRegular else { continue }
                 require(row.integer(9) == inode.sealedSize, "\(label) size \(row.integer(9)) is \(inode.sealedSize)")
                 require(Content(row, column: 10, size: row.integer(9)) == inode.content, "\(label) content")
-                if inode.sealedSize > 0, inode.sealedSize <= 1 << 20 {
+                if inode.sealedSize > 0, inode.sealedSize <= StoreState.hashedAtSeal {
                     require(row.withBytes(11) { Digest(bytes: $0) } == inode.digest, "\(label) digest")
                 }
                 if inode.links > 0 {
@@ -173,7 +173,7 @@ enum Invariants {
                 if version.operation != 2 {
                     let size = row.integer(6)
                     use(Content(row, column: 5, size: size))
-                    require(size > 1 << 20 || !row.isNull(7), "version \(version.number) has no hash")
+                    require(size > StoreState.hashedAtSeal || !row.isNull(7), "version \(version.number) has no hash")
                 }
             }
             require(

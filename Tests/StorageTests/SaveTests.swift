@@ -94,7 +94,12 @@ import Testing
             #expect(try test.log() == ["created /f"])
             try mount.pwrite(number, Array(content[70_000..<70_010]), at: 70_000)
             mount.close(number)
+            // Several at once, sealed together.
+            for _ in 0..<2 { try mount.save("/f", content) }
             #expect(try test.log() == ["created /f"])
+            try mount.append("/f", "new")
+            for _ in 0..<2 { try mount.save("/f", content) }
+            #expect(try test.log() == ["created /f", "modified /f", "modified /f"])
             Invariants.expect(test.store)
             try test.reopen()
             #expect(try mount.contents("/f") == content)
