@@ -159,7 +159,8 @@ package final class Catalog: Sendable {
     ) throws(RemfsError) {
         let time = now().microseconds
         try with { (connection) throws(SQLiteError) in
-            let row = try connection.prepare("UPDATE store SET \(assignments), updated = CASE WHEN ?6 THEN ?5 ELSE updated END WHERE id = ?1")
+            let row = try connection.prepare(
+                "UPDATE store SET \(assignments), updated = CASE WHEN ?6 THEN ?5 ELSE updated END WHERE id = ?1")
             row.bind(id.description, at: 1)
             row.bind(time, at: 5)
             row.bind(touches ? 1 : 0 as Int64, at: 6)
