@@ -112,8 +112,8 @@ package final class MountTable: Sendable {
             throw RemfsError(.unavailable, "cannot list what is mounted", cause: "\(error)")
         }
         for mount in existing where mount.isDead {
+            // Not a store of ours: another daemon's business.
             guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil else {
-                // Not a store of ours: another daemon's business.
                 continue
             }
             let path = String(decoding: mount.path, as: UTF8.self)
@@ -203,7 +203,7 @@ package final class MountTable: Sendable {
         }
         let origin = Origin(
             number: number, isReadOnly: options.access == .readOnly, refusesStaleWrites: options.onStaleWrite == .refuse,
-            actor: { .user(uid: $0) }, command: { [commands] in commands.name(of: $0) },
+            actor: { .user(uid: $0) }, process: { [commands] in commands.process(of: $0) },
             takeClosed: takeClosed,
             post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) })
         let filesystem = MemoryFilesystem(

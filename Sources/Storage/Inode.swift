@@ -57,6 +57,8 @@ final class Inode {
         static let implicit = Flags(rawValue: 1)
         /// A regular file without versions: a working file of an editor or tool.
         static let unversioned = Flags(rawValue: 2)
+        /// In a row only: `ownsContent`.
+        static let ownsContent = Flags(rawValue: 4)
     }
 
     let number: InodeNumber
@@ -89,7 +91,9 @@ final class Inode {
     /// Sealed bytes, and their hash where it is known.
     var content: Content
     var sealedSize: Int64
-    /// The sealed chunks are counted for this inode, not for its head version: it has no version yet, or took over another's memory.
+    /// The sealed chunks are counted once for this inode: no version holds them, or another memory's does.
+    ///
+    /// Invariant: kept in the row, and changed in the transaction that changes the counts.
     var ownsContent = false
     var digest: Digest?
     /// A symbolic link's target.
@@ -113,6 +117,9 @@ final class Inode {
     /// The process that made it, and when (ns): what tells a temporary file from a moved one.
     var bornBy: Int32
     var born: Int64
+
+    /// As the row keeps them.
+    var storedFlags: Flags { ownsContent ? flags.union(.ownsContent) : flags }
 
     var kind: UInt32 { mode & UInt32(S_IFMT) }
     var isDirectory: Bool { kind == UInt32(S_IFDIR) }

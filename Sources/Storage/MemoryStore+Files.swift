@@ -147,7 +147,8 @@ extension MemoryStore {
                 }
                 if let answer { return answer }
             case .sealed(let content, let size):
-                let bytes = try readers.read { (reader) throws(SQLiteError) in try reader.range(of: content, size: size, offset, count) }
+                let bytes = try readers.snapshot { (reader) throws(SQLiteError) in try reader.range(of: content, size: size, offset, count)
+                }
                 if let bytes { return unsafe bytes.withUnsafeBytes { unsafe body($0, version) } }
             }
         }

@@ -32,7 +32,7 @@ extension MemoryStore {
         guard memory.contentSHA256.isEmpty else { return memory }
         let found = try look { (state) throws(RemfsError) in try state.memoryInode(memory.id).head }
         guard let head = found else { throw RemfsError(.notFound, "memory \(memory.id) not found") }
-        let digest = try readers.read { (reader) throws(SQLiteError) in try reader.digest(of: head.content, size: head.size) }
+        let digest = try readers.snapshot { (reader) throws(SQLiteError) in try reader.digest(of: head.content, size: head.size) }
         return try look { (state) throws(RemfsError) in
             let inode = try state.memoryInode(memory.id)
             if inode.head?.version == head.version {
@@ -46,13 +46,20 @@ extension MemoryStore {
         }
     }
 
-    /// The bytes of a memory's head, checked against their hashes. Throws `corrupted` where they do not match.
+    /// The bytes of the version that `memory` names as its head, checked against their hashes. Throws `corrupted` where they do not match.
     package func content(of memory: Memory) throws(RemfsError) -> [UInt8] {
-        let (content, size) = try look { (state) throws(RemfsError) -> (Content, Int64) in
-            let inode = try state.memoryInode(memory.id)
-            return (inode.head!.content, inode.head!.size)
+        let bytes = try readers.snapshot { (reader) throws(SQLiteError) in
+            try self.content(ofVersion: memory.version.number(in: self.id) ?? 0, reader)
         }
-        return try readers.read { (reader) throws(SQLiteError) in try reader.bytes(of: content, size: size) }
+        guard let bytes else { throw RemfsError(.notFound, "version \(memory.version) not found") }
+        return bytes
+    }
+
+    private func content(ofVersion number: Int64, _ reader: Reader) throws(SQLiteError) -> [UInt8]? {
+        let row = try reader.connection.prepare("SELECT content, size FROM version WHERE number = ?1")
+        row.bind(number, at: 1)
+        guard try row.step(), let size = row.integerOrNil(1) else { return nil }
+        return try reader.bytes(of: Content(row, column: 0, size: size), size: size)
     }
 
     /// A page of memories below `prefix` (`/` or `/a/b/`), in byte order of their paths. With `depth` 1 deeper ones are shown as
@@ -206,7 +213,7 @@ extension MemoryStore {
         let sql = "SELECT \(Self.columns) FROM version WHERE \(conditions.joined(separator: " AND ")) ORDER BY number \(order) LIMIT ?9"
         // An ID of another store matches nothing.
         let memory = filter.memory.map { $0.number(in: id) ?? 0 }
-        return try readers.read { (reader) throws(SQLiteError) in
+        return try readers.snapshot { (reader) throws(SQLiteError) in
             let row = try reader.connection.prepare(sql)
             row.bind(number, at: 1)
             row.bind(memory, at: 2)
@@ -248,7 +255,7 @@ extension MemoryStore {
         try settle()
         let missing = RemfsError(.notFound, "version \(version) not found")
         guard let number = version.number(in: id) else { throw missing }
-        let found = try readers.read { (reader) throws(SQLiteError) -> MemoryVersion? in
+        let found = try readers.snapshot { (reader) throws(SQLiteError) -> MemoryVersion? in
             let row = try reader.connection.prepare("SELECT \(Self.columns) FROM version WHERE number = ?1")
             row.bind(number, at: 1)
             return try row.step() ? try self.version(row, reader) : nil
@@ -260,12 +267,7 @@ extension MemoryStore {
 
     /// A version's bytes; nil for a deletion and what was redacted.
     package func content(of version: MemoryVersion) throws(RemfsError) -> [UInt8]? {
-        try readers.read { (reader) throws(SQLiteError) in
-            let row = try reader.connection.prepare("SELECT content, size FROM version WHERE number = ?1")
-            row.bind(version.number, at: 1)
-            guard try row.step(), let size = row.integerOrNil(1) else { return nil }
-            return try reader.bytes(of: Content(row, column: 0, size: size), size: size)
-        }
+        try readers.snapshot { (reader) throws(SQLiteError) in try self.content(ofVersion: version.number, reader) }
     }
 
     // MARK: Numbers

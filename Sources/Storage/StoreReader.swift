@@ -22,6 +22,12 @@ final class ReaderPool: Sendable {
         }
     }
 
+    /// As `read`, for what takes several statements: all of them see the store as of one moment, so that no chunk is re-encoded
+    /// between the reading of its row and of its bytes.
+    func snapshot<Result>(_ body: (Reader) throws(SQLiteError) -> Result) throws(RemfsError) -> Result {
+        try read { (reader) throws(SQLiteError) in try reader.snapshot { () throws(SQLiteError) in try body(reader) } }
+    }
+
     func close() { idle.withLock { $0 = [] } }
 }
 
@@ -31,6 +37,8 @@ final class Reader: @unchecked Sendable {
     let connection: Connection
     private let chunk: Statement
     private let extent: Statement
+    private let begin: Statement
+    private let commit: Statement
 
     init(path: String) throws(SQLiteError) {
         // Opened for writing, since WAL readers may have to write the index; it never does write.
@@ -38,6 +46,21 @@ final class Reader: @unchecked Sendable {
         try connection.execute("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0;")
         chunk = try connection.prepare("SELECT digest, size, encoding, base FROM chunk WHERE number = ?1")
         extent = try connection.prepare("SELECT bytes FROM extent WHERE number = ?1")
+        begin = try connection.prepare("BEGIN")
+        commit = try connection.prepare("COMMIT")
+    }
+
+    fileprivate func snapshot<Result>(_ body: () throws(SQLiteError) -> Result) throws(SQLiteError) -> Result {
+        try begin.run()
+        let result: Result
+        do throws(SQLiteError) {
+            result = try body()
+        } catch {
+            try commit.run()
+            throw error
+        }
+        try commit.run()
+        return result
     }
 
     /// A chunk's bytes, decoded and checked.
@@ -51,19 +74,15 @@ final class Reader: @unchecked Sendable {
         return try chunk.step()
     }
 
-    /// The bytes of a head, which is always whole, checked against a hash that the caller holds; nil where the row has gone since.
+    /// The bytes of a head, which is always whole, checked against a hash that the caller holds; nil where they do not match: a newer
+    /// head may have come since, and this chunk gone or become a delta of it.
     func withHead<Answer>(
         _ number: Int64, digest: Digest, _ body: (UnsafeRawBufferPointer) -> Answer
     ) throws(SQLiteError) -> Answer? {
         extent.bind(number, at: 1)
         defer { extent.reset() }
         guard try extent.step() else { return nil }
-        return try unsafe extent.withBytes(0) { (bytes) throws(SQLiteError) in
-            guard unsafe Digest(of: bytes) == digest else {
-                throw SQLiteError(code: 11, message: "chunk \(number) does not match its hash")
-            }
-            return unsafe body(bytes)
-        }
+        return unsafe extent.withBytes(0) { bytes in unsafe Digest(of: bytes) == digest ? body(bytes) : nil }
     }
 
     /// The hash of a content, chunk by chunk, whatever its size.

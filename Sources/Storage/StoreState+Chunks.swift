@@ -124,15 +124,14 @@ extension StoreState {
     }
 
     /// Re-encodes what newer chunks made worth it, a few at a time. Answers whether there is more to do.
-    ///
-    /// Chunk `i` of a sequence is a delta of chunk `i + (the lowest bit of i)`, at most 256 on: so every chunk is at most nine
-    /// steps from a whole one, and few are whole (skip deltas, as Subversion has them).
     func encodeDeltas(atMost limit: Int) throws(RemfsError) -> Bool {
         var left = limit
         while left > 0, let newest = deltaCandidates.popLast() {
             left -= 1
             try commit { () throws(SQLiteError) in
                 guard let head = try chunkRow(newest) else { return }
+                let bases = try bases(of: head)
+                guard bases.count < DeltaChain.longestChain else { return }
                 for step in DeltaChain.steps(endingAt: head.sequence) {
                     // Walk back to the chunk that is `step` older.
                     var number = head.previous
@@ -144,8 +143,11 @@ extension StoreState {
                         }
                         number = found.previous
                     }
-                    // One that other versions share may be the head of another memory: it stays whole.
-                    guard let row, let number, row.encoding == 0, row.references == 1, number != newest else { continue }
+                    // One that other versions share may be the head of another memory: it stays whole. So does one that came back
+                    // and that the newer ones lead to.
+                    guard let row, let number, row.encoding == 0, row.references == 1, number != newest, !bases.contains(number) else {
+                        continue
+                    }
                     let old = try bytes(of: number)
                     let program = Delta.encode(old, against: try bytes(of: newest))
                     guard program.count * 4 < old.count * 3 else { continue }
@@ -155,20 +157,39 @@ extension StoreState {
         }
         return !deltaCandidates.isEmpty
     }
+
+    /// The chunks that a chunk is a delta of, the nearest first.
+    private func bases(of row: ChunkRow) throws(SQLiteError) -> [Int64] {
+        var bases: [Int64] = []
+        var next = row.base
+        while let base = next, bases.count < DeltaChain.longestChain {
+            bases.append(base)
+            next = try chunkRow(base)?.base
+        }
+        return bases
+    }
 }
 
 /// Which older chunks become deltas of a new one.
+///
+/// Chunk `i` of a sequence is a delta of chunk `i + (the lowest bit of i)`, less than 256 on: so every chunk is at most eight
+/// steps from a whole one, and one in 256 stays whole (skip deltas, as Subversion has them).
 enum DeltaChain {
-    static let longestStep: Int64 = 256
+    static let wholeEvery: Int64 = 256
+    /// What is promised is 32: room for chunks of other sequences that turned out to be the same.
+    static let longestChain = 16
 
-    /// The chunk that number `sequence` of a chain is a delta of, once it exists.
-    static func base(of sequence: Int64) -> Int64 { sequence + min(sequence & -sequence, longestStep) }
+    /// The chunk that number `sequence` of a chain is a delta of, once it exists; nil: it stays whole.
+    static func base(of sequence: Int64) -> Int64? {
+        let step = sequence & -sequence
+        return step < wholeEvery ? sequence + step : nil
+    }
 
     /// How much older the chunks are whose base is `sequence`.
     static func steps(endingAt sequence: Int64) -> [Int64] {
         var steps: [Int64] = []
         var step: Int64 = 1
-        while step <= longestStep, step < sequence {
+        while step < wholeEvery, step < sequence {
             if base(of: sequence - step) == sequence { steps.append(step) }
             step *= 2
         }

@@ -33,18 +33,26 @@ extension StoreState {
         try requireWritable(by: caller)
         let inode = try inode(number)
         let time = now()
+        var change = change
+        var truncates = false
         if let size = change.sizeInBytes {
             guard inode.isRegular else {
                 throw RemfsError(inode.isDirectory ? .isADirectory : .invalidArgument, "\(path(of: inode)) is no regular file")
             }
-            try truncate(inode, to: size, seen: seen, by: caller)
+            truncates = size != inode.size
+            if truncates {
+                try truncate(inode, to: size, seen: seen, by: caller)
+            } else if change.modified == nil {
+                // The same size: only the times change.
+                change.modified = .now
+            }
         }
         let accessed = change.accessed.map { $0 == .now ? time : $0.nanoseconds }
         // A truncation's own row carries the time.
         let modified = change.modified.map { $0 == .now ? time : $0.nanoseconds }
         let onlyTruncates =
             change.mode == nil && change.uid == nil && change.gid == nil && change.accessed == nil
-            && (change.modified == nil || change.modified == .now) && change.sizeInBytes != nil && inode.drafts != nil
+            && (change.modified == nil || change.modified == .now) && truncates
         guard !onlyTruncates else { return inode }
         let old = (inode.mode, inode.uid, inode.gid, inode.accessed, inode.modified)
         if let mode = change.mode { inode.mode = inode.kind | (mode & 0o7777) }
@@ -66,11 +74,6 @@ extension StoreState {
     private func truncate(_ inode: Inode, to size: Int64, seen: Seen, by caller: Caller) throws(RemfsError) {
         guard size >= 0 else { throw RemfsError(.invalidArgument, "a size cannot be negative") }
         try checkSize(size, of: inode)
-        guard size != inode.size else {
-            // The same size: only the times change, which the caller of this writes.
-            inode.modified = now()
-            return
-        }
         let save = try openSave(of: inode, seen: seen, by: caller)
         unsafe try add([(.truncation, size, 0, nil)], to: save, of: inode)
         invalidate(.bytes(inode.number, offset: min(size, inode.size), length: 0))

@@ -28,13 +28,15 @@ extension StoreState {
                 version, memory_created, version_created, author FROM inode ORDER BY number
             """)
         while try row.step() {
+            let flags = Inode.Flags(rawValue: row.integer(8))
             let inode = Inode(
                 number: row.integer(0), mode: UInt32(truncatingIfNeeded: row.integer(4)), uid: UInt32(truncatingIfNeeded: row.integer(5)),
                 gid: UInt32(truncatingIfNeeded: row.integer(6)), rdev: UInt64(bitPattern: row.integer(7)),
-                flags: Inode.Flags(rawValue: row.integer(8)), parent: row.integerOrNil(1) ?? 0, name: row.bytes(2), cookie: row.integer(3),
+                flags: flags.subtracting(.ownsContent), parent: row.integerOrNil(1) ?? 0, name: row.bytes(2), cookie: row.integer(3),
                 accessed: row.integer(10), modified: row.integer(11), changed: row.integer(12))
             inode.size = row.integer(9)
             inode.sealedSize = inode.size
+            inode.ownsContent = flags.contains(.ownsContent)
             let author = row.text(19).flatMap { Author(row: $0) }
             if inode.isRegular {
                 inode.content = Content(row, column: 13, size: inode.size)
@@ -50,10 +52,6 @@ extension StoreState {
                             memory: memory, version: version, created: created, updated: updated, size: inode.size, digest: inode.digest,
                             content: inode.content)
                         : try loadHead(memory: memory, version: version, created: created)
-                    inode.ownsContent = author != nil && inode.head.map { $0.content != inode.content } ?? true
-                } else {
-                    // An unlinked inode with a version, but no memory any more, shows chunks that are counted for that version.
-                    inode.ownsContent = inode.content != .empty && row.isNull(16)
                 }
             } else if inode.kind == UInt32(S_IFLNK) {
                 inode.target = row.bytes(13)
@@ -107,7 +105,7 @@ extension StoreState {
             if entry.inode.isDirectory { parent.links += 1 }
         }
         for inode in inodes.values where inode.isRegular && inode.links > 0 {
-            regularFiles += 1
+            if inode.isMemory { memoryFiles += 1 }
             usedBytes += inode.size
             if let head = inode.head { memoryInodes[head.memory] = inode.number }
             if inode.changedBy != nil { enqueueSeal(inode) }

@@ -150,7 +150,8 @@ extension StoreState {
     /// Everything an API change needs to be true of a file before it: no writer's save is cut in two by it.
     func settleForAPI(_ inode: Inode) throws(RemfsError) {
         closeSave(of: inode)
-        if inode.drafts != nil || inode.changedBy != nil { try seal([inode]) }
+        try sealAll(inode)
+        guard inode.drafts == nil else { throw RemfsError(.corrupted, "\(path(of: inode)) is damaged: its last save cannot be sealed") }
     }
 
     func create(
@@ -184,9 +185,10 @@ extension StoreState {
         let number = takeNumber()
         let began = versionTime()
         let digest = Digest(of: content)
-        if let replaced = vacancy.replaced { try removeEmptyTree(replaced) }
+        let replaced = vacancy.replaced.map { emptyTree($0) } ?? []
         var version: VersionRow?
         try commit { () throws(SQLiteError) in
+            for directory in replaced { try dropDirectory(directory, at: time) }
             for directory in directories { try insert(directory, memory: nil, author: nil) }
             outcome.content = try storeAll(chunks, for: inode, size: inode.size)
             outcome.digest = digest
@@ -201,13 +203,14 @@ extension StoreState {
                 memory: memory, version: number, created: began, updated: began, size: inode.size, digest: digest, content: outcome.content)
             try insert(inode, memory: memory, author: nil)
         }
+        for directory in replaced { didDropDirectory(directory, at: time) }
         var parent = vacancy.directory
         for directory in directories {
             attach(directory, to: parent, at: time)
             parent = directory
         }
         attach(inode, to: parent, at: time)
-        regularFiles += 1
+        memoryFiles += 1
         usedBytes += inode.size
         memoryInodes[memory] = inode.number
         if let version { lastVersion = max(lastVersion, version.number) }
@@ -231,12 +234,19 @@ extension StoreState {
         return directories
     }
 
-    private func removeEmptyTree(_ directory: Inode) throws(RemfsError) {
-        for entry in directory.directory!.entries {
-            if let child = entry.inode, child.isDirectory { try removeEmptyTree(child) }
-        }
+    /// The directories of a tree that gives way to a memory, the deepest first.
+    private func emptyTree(_ directory: Inode) -> [Inode] {
+        directory.directory!.entries.flatMap { entry in entry.inode.map { $0.isDirectory ? emptyTree($0) : [] } ?? [] } + [directory]
+    }
+
+    private func dropDirectory(_ directory: Inode, at time: Int64) throws(SQLiteError) {
         guard let parent = inodes[directory.parent] else { return }
-        try remove(emptyDirectory: directory, from: parent)
+        try dropName(directory.name, of: directory, in: parent, by: nil, keepsMemory: false, at: time)
+    }
+
+    private func didDropDirectory(_ directory: Inode, at time: Int64) {
+        guard let parent = inodes[directory.parent] else { return }
+        didDropName(directory.name, of: directory, in: parent, by: nil, keepsMemory: false, origin: 0, at: time)
     }
 
     /// Content in pieces of a chunk each, with numbers of their own.
@@ -288,7 +298,7 @@ extension StoreState {
         let time = now()
         let oldParent = inodes[inode.parent]!
         let oldName = inode.name
-        if let replaced = vacancy?.replaced, vacancy != nil, isEmptyTree(replaced, except: nil) { try removeEmptyTree(replaced) }
+        let replaced = vacancy?.replaced.map { emptyTree($0) } ?? []
         let directories = vacancy.map { newDirectories($0, at: time) } ?? []
         let cookie = takeNumber()
         let chunks = content.map { newChunks($0, previous: head.content.chunks) }
@@ -298,6 +308,7 @@ extension StoreState {
         let digest = content.map { Digest(of: $0) } ?? head.digest
         var newHead = head
         try commit { () throws(SQLiteError) in
+            for directory in replaced { try dropDirectory(directory, at: time) }
             for directory in directories { try insert(directory, memory: nil, author: nil) }
             var stored = head.content
             if let chunks {
@@ -321,7 +332,7 @@ extension StoreState {
                 row.bind(text: vacancy.name, at: 3)
                 row.bind(cookie, at: 4)
                 row.bind(time, at: 5)
-                row.bind(inode.flags.rawValue, at: 6)
+                row.bind(inode.storedFlags.rawValue, at: 6)
                 row.bind(nil as String?, at: 7)
                 row.bind(head.memory, at: 8)
                 row.bind(number, at: 9)
@@ -352,6 +363,7 @@ extension StoreState {
         oldParent.directory!.remove(oldName)
         touch(oldParent, at: time)
         invalidate(.name(oldName, in: oldParent.number))
+        for directory in replaced { didDropDirectory(directory, at: time) }
         var parent = vacancy.directory
         for directory in directories {
             attach(directory, to: parent, at: time)
@@ -379,15 +391,14 @@ extension StoreState {
         let version = VersionRow(
             number: takeNumber(), memory: head.memory, operation: .deleted, path: path(of: inode), size: nil, digest: nil, content: .empty,
             began: versionTime(), author: author, base: nil, isStale: false, previous: head.version)
-        let hasOtherNames = inode.links > 1
         try commit { () throws(SQLiteError) in
             try insert(version)
-            try dropName(name, of: inode, in: parent, by: hasOtherNames ? author : nil, keepsMemory: false, at: time)
+            try dropName(name, of: inode, in: parent, by: author, keepsMemory: false, at: time)
         }
         memoryInodes[head.memory] = nil
         inode.head = nil
         lastVersion = max(lastVersion, version.number)
-        didDropName(name, of: inode, in: parent, by: hasOtherNames ? author : nil, keepsMemory: false, origin: 0, at: time)
+        didDropName(name, of: inode, in: parent, by: author, keepsMemory: false, origin: 0, at: time)
         removeImplicitDirectories(from: parent)
     }
 }

@@ -32,11 +32,19 @@ extension StoreState {
         by caller: Caller
     ) throws(RemfsError) {
         let plan = try plan(inode, name, parent, to: newName, newParent, over: target, by: caller)
+        let changes =
+            inode.isDirectory && plan.flags.contains(.unversioned) != inode.flags.contains(.unversioned)
+            ? try versioningChanges(
+                below: inode, isUnversioned: plan.flags.contains(.unversioned),
+                at: directoryPath(newParent.number) + newName + [UInt8(ascii: "/")]) : []
+        try checkRoom(for: changes)
         try reserveNumbers(Int64(inode.isDirectory ? countMemories(below: inode) : 0) + 64)
         let time = now()
         let cookie = takeNumber()
         let oldPath = path(of: inode)
-        let versions = inode.isDirectory ? moveVersions(of: inode, to: newName, newParent, by: plan.author) : []
+        let isWorkingFile = plan.isOldestName && inode.isRegular && plan.flags.contains(.unversioned)
+        let ownsContent = inode.ownsContent || isWorkingFile || plan.withdrawn != nil
+        let versions = inode.isDirectory ? moveVersions(of: inode, to: newName, newParent, except: changes, by: plan.author) : []
         try commit { () throws(SQLiteError) in
             if let target {
                 try dropName(newName, of: target, in: newParent, by: plan.author, keepsMemory: !plan.isHeir, at: time)
@@ -45,8 +53,12 @@ extension StoreState {
             if let withdrawn = plan.withdrawn { try withdraw(withdrawn, of: inode) }
             if let given = plan.givenUp { try insertRemoval(given, path: oldPath, author: plan.author) }
             if plan.renamesBirth, let head = inode.head { try renameVersion(head.version, to: newName, newParent) }
+            if isWorkingFile, plan.withdrawn == nil { try keepContent(of: inode) }
             if plan.isOldestName {
-                try place(inode, newName, newParent, cookie: cookie, plan.head, flags: plan.flags, author: plan.changedBy, at: time)
+                try place(
+                    inode, newName, newParent, cookie: cookie, plan.head, flags: plan.flags, ownsContent: ownsContent,
+                    author: plan.changedBy,
+                    at: time)
             } else {
                 let row = try statements.cached("UPDATE dentry SET cookie = ?1, parent = ?2, name = ?3 WHERE cookie = ?4")
                 row.bind(cookie, at: 1)
@@ -56,14 +68,13 @@ extension StoreState {
                 try row.run()
                 try updateAttributes(of: inode, changed: time)
             }
-            if plan.flags.contains(.unversioned), !inode.flags.contains(.unversioned), inode.isRegular { try keepContent(of: inode) }
             for version in versions { try insertMoved(version) }
+            for change in changes { try write(change, by: plan.author) }
         }
 
         if let target {
             didDropName(
-                newName, of: target, in: newParent, by: plan.author, keepsMemory: !plan.isHeir, origin: caller.origin.number,
-                at: time)
+                newName, of: target, in: newParent, by: plan.author, keepsMemory: !plan.isHeir, origin: caller.origin.number, at: time)
         }
         if let continued = plan.continued { removeFromMemory(continued) }
         parent.directory!.remove(name)
@@ -80,12 +91,14 @@ extension StoreState {
             inode.parent = newParent.number
             inode.name = newName
             inode.cookie = cookie
+            if inode.isMemory { memoryFiles -= 1 }
             inode.flags = plan.flags
+            if inode.isMemory { memoryFiles += 1 }
             inode.head = plan.head
             inode.changedBy = plan.changedBy
             inode.movedIn = caller.origin.number
             if plan.isHeir { inode.staleBase = staleBase }
-            if plan.withdrawn != nil || plan.flags.contains(.unversioned) { inode.ownsContent = true }
+            inode.ownsContent = ownsContent
             if let head = plan.head { memoryInodes[head.memory] = inode.number }
             if plan.isHeir || plan.continued != nil {
                 collapseSaves(of: inode)
@@ -107,7 +120,7 @@ extension StoreState {
         invalidate(.name(newName, in: newParent.number))
         invalidate(.attributes(inode.number))
         for version in versions { didInsert(version) }
-        if inode.isDirectory { try reviseVersioning(below: inode, by: plan.author) }
+        for change in changes { apply(change, by: plan.author) }
         if inode.isMemory, inode.changedBy != nil || inode.drafts != nil { enqueueSeal(inode) }
     }
 
@@ -159,7 +172,7 @@ extension StoreState {
             plan.changedBy = plan.author
             return plan
         }
-        if isUnsettled, wasMemory, inode.bornBy == caller.pid {
+        if isUnsettled, wasMemory, inode.bornBy == plan.author.writer.pid {
             // A temporary file that its own maker moves to where it belongs: its birth is told with the last name.
             plan.renamesBirth = inode.head != nil
             return plan
@@ -178,11 +191,22 @@ extension StoreState {
         try row.run()
     }
 
+    /// A directory that leaves `.git` makes memories of what is in it.
+    private func checkRoom(for changes: [VersioningChange]) throws(RemfsError) {
+        let more = changes.reduce(0) { sum, change in
+            guard change.inode.isRegular else { return sum }
+            return sum + (change.flags.contains(.unversioned) ? -1 : 1)
+        }
+        if more > 0 { try checkRoomForMemory(more) }
+    }
+
     /// Takes back the versions of a memory that nobody was told of. Its present content stays with the inode.
     private func withdraw(_ head: MemoryHead, of inode: Inode) throws(SQLiteError) {
+        // What the head held is counted for the inode from now on, unless that has content of its own.
+        let kept = inode.ownsContent ? 0 : head.version
         let older = try writer.prepare("SELECT content, size FROM version WHERE memory = ?1 AND number <> ?2")
         older.bind(head.memory, at: 1)
-        older.bind(head.version, at: 2)
+        older.bind(kept, at: 2)
         var contents: [Content] = []
         while try older.step() { contents.append(Content(older, column: 0, size: older.integer(1))) }
         older.reset()
@@ -192,19 +216,20 @@ extension StoreState {
         try row.run()
     }
 
-    /// A memory's content is held by its head version; a file without versions holds it itself.
-    func keepContent(of inode: Inode) throws(SQLiteError) {
-        guard inode.head != nil else { return }
-        for chunk in inode.content.chunks where chunk != 0 {
-            statements.addReference.bind(chunk, at: 1)
-            try statements.addReference.run()
-        }
-    }
-
     /// The saves of a temporary file become one: what it was when it took its place is one version.
     private func collapseSaves(of inode: Inode) {
         guard let drafts = inode.drafts else { return }
         for save in drafts.saves.dropLast() { save.isSuperseded = true }
+    }
+
+    /// What one of two that change places becomes.
+    private struct Swapped {
+        var flags: Inode.Flags
+        var head: MemoryHead?
+        var ownsContent: Bool
+        var changedBy: Author?
+        /// A memory that ends, since a working file or a directory took its path.
+        var givenUp: MemoryHead?
     }
 
     func exchange(
@@ -214,33 +239,58 @@ extension StoreState {
         let author = caller.author()
         let time = now()
         // A name that is not the oldest cannot change places without the memory of its oldest name being touched.
-        guard one.isOldestName(oneName, in: oneParent.number), other.isOldestName(otherName, in: otherParent.number) else {
-            throw RemfsError(.unsupported, "one of the two is a further name of a linked file")
+        for (inode, name, parent) in [(one, oneName, oneParent), (other, otherName, otherParent)] {
+            guard inode.isDirectory || inode.isOldestName(name, in: parent.number) else {
+                throw RemfsError(.unsupported, "one of the two is a further name of a linked file")
+            }
+            if inode.isMemory { try sealBeforeNameGoes(inode, includingOpen: false) }
         }
-        for inode in [one, other] where inode.isMemory { try sealBeforeNameGoes(inode, includingOpen: false) }
+        var first = swapped(one, to: otherName, otherParent, with: other, by: author)
+        var second = swapped(other, to: oneName, oneParent, with: one, by: author)
+        // Memory identity follows the path. A path whose new occupant is no memory gives its memory up, unless it moves on.
+        if one.isMemory, other.isMemory || first.flags.contains(.unversioned) {
+            if second.flags.contains(.unversioned) || !other.isRegular { first.givenUp = one.head } else { second.head = one.head }
+        }
+        if other.isMemory, one.isMemory || second.flags.contains(.unversioned) {
+            if first.flags.contains(.unversioned) || !one.isRegular { second.givenUp = other.head } else { first.head = other.head }
+        }
+        let changes =
+            try versioningChanges(of: one, first.flags, at: directoryPath(otherParent.number) + otherName)
+            + versioningChanges(of: other, second.flags, at: directoryPath(oneParent.number) + oneName)
+        try checkRoom(for: changes)
         try reserveNumbers(Int64(countMemories(below: one) + countMemories(below: other)) + 64)
         let cookies = (takeNumber(), takeNumber())
-        // Memory identity follows the path: two memories swap contents. Anything else just changes its name.
-        let swaps = one.isMemory && other.isMemory
-        let heads = swaps ? (other.head, one.head) : (one.head, other.head)
+        let paths = (path(of: one), path(of: other))
         let versions =
-            (one.isDirectory ? moveVersions(of: one, to: otherName, otherParent, by: author) : [])
-            + (other.isDirectory ? moveVersions(of: other, to: oneName, oneParent, by: author) : [])
+            (one.isDirectory ? moveVersions(of: one, to: otherName, otherParent, except: changes, by: author) : [])
+            + (other.isDirectory ? moveVersions(of: other, to: oneName, oneParent, except: changes, by: author) : [])
         try commit { () throws(SQLiteError) in
-            if swaps {
-                try keepContent(of: one)
-                try keepContent(of: other)
-            }
+            if let given = first.givenUp { try insertRemoval(given, path: paths.0, author: author) }
+            if let given = second.givenUp { try insertRemoval(given, path: paths.1, author: author) }
+            for (inode, swap) in [(one, first), (other, second)] where swap.ownsContent { try keepContent(of: inode) }
             try place(
-                one, otherName, otherParent, cookie: cookies.1, heads.0, flags: one.flags, author: one.isMemory ? author : nil, at: time)
+                one, otherName, otherParent, cookie: cookies.1, first.head, flags: first.flags, ownsContent: first.ownsContent,
+                author: first.changedBy, at: time)
             try place(
-                other, oneName, oneParent, cookie: cookies.0, heads.1, flags: other.flags, author: other.isMemory ? author : nil, at: time)
+                other, oneName, oneParent, cookie: cookies.0, second.head, flags: second.flags, ownsContent: second.ownsContent,
+                author: second.changedBy, at: time)
             for version in versions { try insertMoved(version) }
+            for change in changes { try write(change, by: author) }
+        }
+        for (inode, swap, path, name, parent) in [
+            (one, first, paths.0, oneName, oneParent), (other, second, paths.1, otherName, otherParent),
+        ] {
+            guard let given = swap.givenUp else { continue }
+            remember(
+                Removal(
+                    memory: given.memory, head: given, path: path, parent: parent.number, name: name, author: author,
+                    origin: caller.origin.number, due: Self.monotonic() + Removal.patience, inode: 0))
+            inode.head = nil
         }
         oneParent.directory!.remove(oneName)
         otherParent.directory!.remove(otherName)
-        (one.parent, one.name, one.cookie, one.head) = (otherParent.number, otherName, cookies.1, heads.0)
-        (other.parent, other.name, other.cookie, other.head) = (oneParent.number, oneName, cookies.0, heads.1)
+        (one.parent, one.name, one.cookie) = (otherParent.number, otherName, cookies.1)
+        (other.parent, other.name, other.cookie) = (oneParent.number, oneName, cookies.0)
         // Cookies rise within a directory: the lower one first.
         oneParent.directory!.add(oneName, cookie: cookies.0, other)
         otherParent.directory!.add(otherName, cookie: cookies.1, one)
@@ -249,27 +299,54 @@ extension StoreState {
             gains.links += 1
             loses.links -= 1
         }
-        for inode in [one, other] {
+        for (inode, swap) in [(one, first), (other, second)] {
+            if inode.isMemory { memoryFiles -= 1 }
+            inode.flags = swap.flags
+            if inode.isMemory { memoryFiles += 1 }
+            inode.head = swap.head
+            inode.ownsContent = swap.ownsContent
+            inode.changedBy = swap.changedBy
             inode.changed = time
             inode.unsettledIn = 0
+            inode.movedIn = caller.origin.number
             if let head = inode.head { memoryInodes[head.memory] = inode.number }
-            if swaps { inode.ownsContent = true }
-            if inode.isMemory {
-                inode.changedBy = author
-                enqueueSeal(inode)
-            }
+            if inode.isMemory { enqueueSeal(inode) }
             invalidate(.attributes(inode.number))
         }
         for version in versions { didInsert(version) }
+        for change in changes { apply(change, by: author) }
         touch(oneParent, at: time)
         touch(otherParent, at: time)
         invalidate(.name(oneName, in: oneParent.number))
         invalidate(.name(otherName, in: otherParent.number))
     }
 
+    private func swapped(_ inode: Inode, to name: [UInt8], _ parent: Inode, with other: Inode, by author: Author) -> Swapped {
+        var flags = inode.flags
+        if inode.isRegular || inode.isDirectory {
+            if isUnversioned(name, in: parent, isDirectory: inode.isDirectory) {
+                flags.insert(.unversioned)
+            } else {
+                flags.remove(.unversioned)
+            }
+        }
+        let isMemory = inode.isRegular && !flags.contains(.unversioned)
+        // Where two memories swap, each takes the other's place in history: bytes that no version at that place holds yet.
+        let swapsContent = inode.isMemory && other.isMemory
+        return Swapped(
+            flags: flags, head: isMemory && inode.isMemory && !other.isMemory ? inode.head : nil,
+            ownsContent: inode.isRegular && (inode.ownsContent || swapsContent || !isMemory || inode.isMemory != isMemory),
+            changedBy: isMemory ? author : nil, givenUp: nil)
+    }
+
+    private func versioningChanges(of inode: Inode, _ flags: Inode.Flags, at path: [UInt8]) throws(RemfsError) -> [VersioningChange] {
+        guard inode.isDirectory, flags.contains(.unversioned) != inode.flags.contains(.unversioned) else { return [] }
+        return try versioningChanges(below: inode, isUnversioned: flags.contains(.unversioned), at: path + [UInt8(ascii: "/")])
+    }
+
     private func place(
-        _ inode: Inode, _ name: [UInt8], _ parent: Inode, cookie: Int64, _ head: MemoryHead?, flags: Inode.Flags, author: Author?,
-        at time: Int64
+        _ inode: Inode, _ name: [UInt8], _ parent: Inode, cookie: Int64, _ head: MemoryHead?, flags: Inode.Flags, ownsContent: Bool,
+        author: Author?, at time: Int64
     ) throws(SQLiteError) {
         let row = statements.moveInode
         row.bind(inode.number, at: 1)
@@ -277,7 +354,7 @@ extension StoreState {
         row.bind(text: name, at: 3)
         row.bind(cookie, at: 4)
         row.bind(time, at: 5)
-        row.bind(flags.rawValue, at: 6)
+        row.bind((ownsContent ? flags.union(.ownsContent) : flags).rawValue, at: 6)
         row.bind(author?.row, at: 7)
         row.bind(head?.memory, at: 8)
         row.bind(head?.version, at: 9)

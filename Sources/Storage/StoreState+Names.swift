@@ -60,7 +60,7 @@ extension StoreState {
             inode.drafts = Drafts(sealedSize: 0)
             inode.drafts!.saves.append(save)
             inode.unsettledIn = continued == nil ? caller.origin.number : 0
-            inode.bornBy = caller.pid
+            inode.bornBy = author?.writer.pid ?? 0
             inode.born = Self.monotonic()
         }
         try commit { () throws(SQLiteError) in
@@ -70,7 +70,7 @@ extension StoreState {
         if let continued { removeFromMemory(continued) }
         attach(inode, to: parent, at: time)
         if isRegular {
-            regularFiles += 1
+            if inode.isMemory { memoryFiles += 1 }
             if let head = inode.head { memoryInodes[head.memory] = inode.number }
             openGroups.insert(inode.drafts!.saves[0].group)
             noteSeen(inode, in: caller.origin.number)
@@ -89,7 +89,7 @@ extension StoreState {
         row.bind(Int64(inode.uid), at: 6)
         row.bind(Int64(inode.gid), at: 7)
         row.bind(Int64(bitPattern: inode.rdev), at: 8)
-        row.bind(inode.flags.rawValue, at: 9)
+        row.bind(inode.storedFlags.rawValue, at: 9)
         row.bind(inode.sealedSize, at: 10)
         row.bind(inode.accessed, at: 11)
         row.bind(inode.modified, at: 12)
@@ -175,7 +175,8 @@ extension StoreState {
         guard let inode = parent.directory!.find(name) else { throw RemfsError(.notFound, "\(path(name, in: parent)) does not exist") }
         guard !inode.isDirectory else { throw RemfsError(.isADirectory, "\(path(of: inode)) is a directory") }
         try takeInCloses(of: caller.origin)
-        let author = inode.isMemory ? caller.author() : nil
+        // Nobody is named where no version can tell of it.
+        let author = inode.isMemory || inode.links > 1 ? caller.author() : nil
         let time = now()
         try reserveNumbers(64)
         if inode.isMemory, inode.isOldestName(name, in: parentNumber) { try sealBeforeNameGoes(inode, includingOpen: true) }
@@ -203,8 +204,11 @@ extension StoreState {
         } else if inode.isOldestName(name, in: parent.number) {
             // The memory stays with the path; the other names become a new one.
             if keepsMemory, let head = inode.head, let author { try insertRemoval(head, path: path(of: inode), author: author) }
-            if !inode.ownsContent { try keepContent(of: inode) }
             let heir = inode.otherNames[0]
+            var flags = flagsOfHeir(of: inode)
+            let isUnversioned = inode.isRegular && flags.contains(.unversioned)
+            if isUnversioned { try keepContent(of: inode) }
+            if isUnversioned || inode.ownsContent { flags.insert(.ownsContent) }
             try deleteDentry(heir.cookie)
             let row = statements.moveInode
             row.bind(inode.number, at: 1)
@@ -212,8 +216,8 @@ extension StoreState {
             row.bind(text: heir.name, at: 3)
             row.bind(heir.cookie, at: 4)
             row.bind(time, at: 5)
-            row.bind(inode.flags.rawValue, at: 6)
-            row.bind(author?.row, at: 7)
+            row.bind(flags.rawValue, at: 6)
+            row.bind(isUnversioned ? nil : author?.row, at: 7)
             for place in Int32(8)...11 { row.bind(nil as Int64?, at: place) }
             try row.run()
         } else {
@@ -221,6 +225,14 @@ extension StoreState {
             try deleteDentry(name.cookie)
             try updateAttributes(of: inode, changed: time)
         }
+    }
+
+    /// What a file is once its next name is the oldest: versioned or not, as that name says.
+    private func flagsOfHeir(of inode: Inode) -> Inode.Flags {
+        let heir = inode.otherNames[0]
+        guard inode.isRegular, let parent = inodes[heir.parent] else { return inode.flags }
+        return isUnversioned(heir.name, in: parent, isDirectory: false)
+            ? inode.flags.union(.unversioned) : inode.flags.subtracting(.unversioned)
     }
 
     /// The tree's half of taking a name from an inode, after its commit.
@@ -254,18 +266,25 @@ extension StoreState {
         inode.head = nil
         if inode.links == 0 {
             if inode.isRegular {
-                regularFiles -= 1
+                if inode.isMemory { memoryFiles -= 1 }
                 usedBytes -= inode.size
             }
             orphan(inode, path: path(of: inode))
         } else {
+            if inode.isMemory { memoryFiles -= 1 }
+            inode.flags = flagsOfHeir(of: inode)
             let heir = inode.otherNames.removeFirst()
             inode.parent = heir.parent
             inode.name = heir.name
             inode.cookie = heir.cookie
-            inode.ownsContent = inode.content != .empty
-            inode.changedBy = author
-            if inode.isMemory { enqueueSeal(inode) }
+            if inode.isMemory {
+                memoryFiles += 1
+                inode.changedBy = author
+                enqueueSeal(inode)
+            } else if inode.isRegular {
+                inode.changedBy = nil
+                inode.ownsContent = true
+            }
         }
     }
 

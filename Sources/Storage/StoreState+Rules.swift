@@ -35,8 +35,8 @@ extension StoreState {
         return unversionedNames.covers(name) { directoryPath(parent.number) + name }
     }
 
-    func checkRoomForMemory() throws(RemfsError) {
-        guard Int64(regularFiles) < policy.maxMemories else {
+    func checkRoomForMemory(_ more: Int = 1) throws(RemfsError) {
+        guard Int64(memoryFiles + more) <= policy.maxMemories else {
             throw RemfsError(.storeFull, "\(label) holds its \(policy.maxMemories) memories")
         }
     }
@@ -174,57 +174,98 @@ extension StoreState {
     }
 }
 
-/// Directories whose names turn versioning on or off for what is below.
+/// Names that turn versioning on or off.
 extension StoreState {
-    /// After a directory moved: files below it become memories, or stop being such.
-    func reviseVersioning(below directory: Inode, by author: Author) throws(RemfsError) {
+    /// A file or directory that becomes versioned or unversioned because a directory above it moves.
+    struct VersioningChange {
+        let inode: Inode
+        let flags: Inode.Flags
+        /// Until the move.
+        let path: String
+        /// The memory that ends with it.
+        let givenUp: MemoryHead?
+    }
+
+    /// What changes below a directory that comes to `path` (with a trailing `/`) and is versioned or not from then on.
+    func versioningChanges(
+        below directory: Inode, isUnversioned: Bool, at path: [UInt8]
+    ) throws(RemfsError) -> [VersioningChange] {
+        var changes: [VersioningChange] = []
         for entry in directory.directory!.entries {
-            guard let child = entry.inode, child.isDirectory || child.isOldestName(entry.name, in: directory.number) else { continue }
-            let unversioned =
-                child.isRegular || child.isDirectory ? isUnversioned(entry.name, in: directory, isDirectory: child.isDirectory) : false
-            if unversioned != child.flags.contains(.unversioned) {
-                try setVersioning(of: child, unversioned: unversioned, in: directory, by: author)
+            guard let child = entry.inode else { continue }
+            var becomesUnversioned = isUnversioned
+            if child.isDirectory {
+                becomesUnversioned = isUnversioned || unversionedNames.coversDirectory(entry.name)
+            } else if child.isRegular, child.isOldestName(entry.name, in: directory.number) {
+                becomesUnversioned = isUnversioned || unversionedNames.covers(entry.name) { path + entry.name }
+            } else {
+                continue
             }
-            if child.isDirectory { try reviseVersioning(below: child, by: author) }
+            // Below a directory that stays what it is nothing changes: what the API made there is a memory whatever its name.
+            guard becomesUnversioned != child.flags.contains(.unversioned) else { continue }
+            if child.isMemory { try sealBeforeNameGoes(child, includingOpen: false) }
+            var flags = child.flags
+            if becomesUnversioned { flags.insert(.unversioned) } else { flags.remove(.unversioned) }
+            changes.append(VersioningChange(inode: child, flags: flags, path: self.path(of: child), givenUp: child.head))
+            if child.isDirectory {
+                changes += try versioningChanges(
+                    below: child, isUnversioned: becomesUnversioned, at: path + entry.name + [UInt8(ascii: "/")])
+            }
+        }
+        return changes
+    }
+
+    /// The SQL half of such a change.
+    func write(_ change: VersioningChange, by author: Author) throws(SQLiteError) {
+        let inode = change.inode
+        let isUnversioned = change.flags.contains(.unversioned)
+        if let head = change.givenUp { try insertRemoval(head, path: change.path, author: author) }
+        var flags = change.flags
+        if inode.isRegular {
+            if isUnversioned { try keepContent(of: inode) }
+            if isUnversioned || inode.ownsContent { flags.insert(.ownsContent) }
+        }
+        let row = statements.moveInode
+        row.bind(inode.number, at: 1)
+        row.bind(inode.parent, at: 2)
+        row.bind(text: inode.name, at: 3)
+        row.bind(inode.cookie, at: 4)
+        row.bind(inode.changed, at: 5)
+        row.bind(flags.rawValue, at: 6)
+        row.bind(inode.isRegular && !isUnversioned ? author.row : nil, at: 7)
+        for place in Int32(8)...11 { row.bind(nil as Int64?, at: place) }
+        try row.run()
+    }
+
+    /// The tree's half, after its commit.
+    func apply(_ change: VersioningChange, by author: Author) {
+        let inode = change.inode
+        inode.flags = change.flags
+        guard inode.isRegular else { return }
+        if let head = change.givenUp {
+            remember(
+                Removal(
+                    memory: head.memory, head: head, path: change.path, parent: inode.parent, name: inode.name, author: author, origin: 0,
+                    due: 0, inode: 0))
+        }
+        inode.head = nil
+        if inode.isMemory {
+            memoryFiles += 1
+            inode.changedBy = author
+            enqueueSeal(inode)
+        } else {
+            memoryFiles -= 1
+            inode.changedBy = nil
+            inode.ownsContent = true
         }
     }
 
-    private func setVersioning(of inode: Inode, unversioned: Bool, in directory: Inode, by author: Author) throws(RemfsError) {
-        var flags = inode.flags
-        if unversioned { flags.insert(.unversioned) } else { flags.remove(.unversioned) }
-        let given = unversioned ? inode.head : nil
-        let path = path(of: inode)
-        try commit { () throws(SQLiteError) in
-            if let given {
-                try insertRemoval(given, path: path, author: author)
-                for chunk in inode.content.chunks where chunk != 0 {
-                    statements.addReference.bind(chunk, at: 1)
-                    try statements.addReference.run()
-                }
-            }
-            let row = statements.moveInode
-            row.bind(inode.number, at: 1)
-            row.bind(inode.parent, at: 2)
-            row.bind(text: inode.name, at: 3)
-            row.bind(inode.cookie, at: 4)
-            row.bind(inode.changed, at: 5)
-            row.bind(flags.rawValue, at: 6)
-            row.bind(inode.isRegular && !unversioned ? author.row : nil, at: 7)
-            for place in Int32(8)...11 { row.bind(nil as Int64?, at: place) }
-            try row.run()
+    /// Counts an inode's content for itself, where so far only a version holds it. The caller sets `ownsContent` once it is committed.
+    func keepContent(of inode: Inode) throws(SQLiteError) {
+        guard !inode.ownsContent else { return }
+        for chunk in inode.content.chunks where chunk != 0 {
+            statements.addReference.bind(chunk, at: 1)
+            try statements.addReference.run()
         }
-        inode.flags = flags
-        guard inode.isRegular else { return }
-        if let given {
-            remember(
-                Removal(
-                    memory: given.memory, head: given, path: path, parent: inode.parent, name: inode.name, author: author, origin: 0,
-                    due: 0,
-                    inode: 0))
-            inode.ownsContent = true
-        }
-        inode.head = nil
-        inode.changedBy = unversioned ? nil : author
-        if !unversioned { enqueueSeal(inode) }
     }
 }

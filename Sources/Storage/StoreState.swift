@@ -47,7 +47,8 @@ final class StoreState {
     var memoryInodes: [Int64: InodeNumber] = [:]
     /// Content bytes of all regular files that have a name, drafts included.
     var usedBytes: Int64 = 0
-    var regularFiles = 0
+    /// Regular files that are memories, sealed or not, and have a name.
+    var memoryFiles = 0
 
     struct Place: Hashable {
         let parent: InodeNumber

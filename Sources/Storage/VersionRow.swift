@@ -60,6 +60,10 @@ extension StoreState {
     /// A version that tells of a directory's move: the file itself has no other row to write.
     func insertMoved(_ version: VersionRow) throws(SQLiteError) {
         try insert(version)
+        for chunk in version.content.chunks where chunk != 0 {
+            statements.addReference.bind(chunk, at: 1)
+            try statements.addReference.run()
+        }
         guard let inode = memoryInodes[version.memory] else { return }
         statements.moveHead.bind(inode, at: 1)
         statements.moveHead.bind(version.number, at: 2)
@@ -101,8 +105,11 @@ extension StoreState {
         }
     }
 
-    /// A `modified` version with the new path for each memory below a directory that moves.
-    func moveVersions(of inode: Inode, to name: [UInt8], _ parent: Inode, by author: Author) -> [VersionRow] {
+    /// A `modified` version with the new path for each memory below a directory that moves, but for those that end with the move.
+    func moveVersions(
+        of inode: Inode, to name: [UInt8], _ parent: Inode, except ended: [VersioningChange], by author: Author
+    ) -> [VersionRow] {
+        let ended = Set(ended.map(\.inode.number))
         var versions: [VersionRow] = []
         let prefix = path(name, in: parent)
         func visit(_ directory: Inode, _ prefix: String) {
@@ -111,7 +118,9 @@ extension StoreState {
                 let path = prefix + "/" + String(decoding: entry.name, as: UTF8.self)
                 if child.isDirectory {
                     visit(child, path)
-                } else if let head = child.head, child.isOldestName(entry.name, in: directory.number), child.isMemory {
+                } else if let head = child.head, child.isOldestName(entry.name, in: directory.number), child.isMemory,
+                    !ended.contains(child.number)
+                {
                     versions.append(
                         VersionRow(
                             number: takeNumber(), memory: head.memory, operation: .modified, path: path, size: head.size,

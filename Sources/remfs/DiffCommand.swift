@@ -57,17 +57,17 @@ struct DiffCommand: AsyncParsableCommand {
     }
 
     private static func unified(_ old: Wire.Version?, _ new: Wire.Version, _ path: String) throws(RemfsError) -> String {
-        func text(_ version: Wire.Version?) throws(RemfsError) -> String {
+        func bytes(_ version: Wire.Version?) throws(RemfsError) -> [UInt8] {
             // No content at all: there was no memory, or it was redacted. No text: bytes, or too many.
-            guard let version, version.contentSHA256 != nil else { return "" }
+            guard let version, version.contentSHA256 != nil else { return [] }
             guard let content = version.content else {
                 throw RemfsError(.invalidArgument, "version \(version.id) is not text, or over 1 MiB")
             }
-            return content
+            return Array(content.utf8)
         }
-        func label(_ version: Wire.Version?) -> String {
-            version.map { "\($0.path ?? path)\t\($0.createdAt)\t\($0.id)" } ?? "/dev/null"
+        func name(_ version: Wire.Version?) -> String {
+            version.map { "\(Output.printable($0.path ?? path))\t\($0.createdAt)\t\($0.id)" } ?? "/dev/null"
         }
-        return UnifiedDiff.text(from: try text(old), to: try text(new), labels: (label(old), label(new)))
+        return LineDiff.unified(try bytes(old), try bytes(new), oldName: name(old), newName: name(new))
     }
 }

@@ -203,7 +203,8 @@ extension ServeTests {
         static let commands: [[String]] = [
             [], ["serve"], ["demo"], ["status"], ["store"], ["store", "create"], ["store", "list"], ["store", "show"], ["store", "set"],
             ["store", "archive"], ["store", "delete"], ["store", "backup"], ["memory"], ["memory", "ls"], ["memory", "cat"],
-            ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["mount"],
+            ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["merge"],
+            ["mount"],
             ["unmount"],
         ]
 

@@ -83,6 +83,42 @@ extension ServeTests {
             }
         }
 
+        @Test func aWriteOverWhatItsAuthorNeverSawIsListedAndMerged() throws {
+            try Self.mounted { daemon, one in
+                let other = "\(daemon.directory)/other"
+                try FileManager.default.createDirectory(atPath: other, withIntermediateDirectories: false)
+                try daemon.output("mount", "notes", other)
+                /// Both read `base`; the other mount saves `theirs`, then this one saves `ours` over it, unseen.
+                func race(_ file: String, _ base: String, theirs: String, ours: String) throws {
+                    try daemon.output("memory", "write", "notes", file, input: base)
+                    for directory in [one, other] { #expect(try String(contentsOfFile: directory + file, encoding: .utf8) == base) }
+                    #expect(Self.write(theirs, to: other + file) == 0)
+                    #expect(try daemon.output("memory", "cat", "notes", file) == theirs, "their save is sealed")
+                    #expect(Self.write(ours, to: one + file) == 0)
+                }
+                try race("/clean", "a\nb\nc\nd\ne\n", theirs: "A\nb\nc\nd\ne\n", ours: "a\nb\nc\nd\nE\n")
+                #expect(try daemon.remfs("merge", "notes", "/nowhere").status == 66)
+                let log = try #require(try daemon.remfs("log", "notes", "--stale", "--json").json()["data"] as? [[String: Any]])
+                #expect(log.count == 1)
+                #expect(log.first?["path"] as? String == "/clean")
+                #expect(log.first?["stale"] as? Bool == true)
+                #expect((log.first?["base_version_id"] as? String)?.hasPrefix("memver_01") == true)
+                #expect(try daemon.output("log", "notes", "/clean").contains("modified stale"))
+                #expect(try daemon.output("merge", "notes", "/clean").hasPrefix("memver_01"))
+                #expect(try String(contentsOfFile: one + "/clean", encoding: .utf8) == "A\nb\nc\nd\nE\n")
+
+                try race("/torn", "a\n", theirs: "b\n", ours: "c\n")
+                let torn = try daemon.remfs("merge", "notes", "/torn", "--json")
+                #expect(torn.status == 1)
+                #expect(try torn.json()["conflicts"] as? Int == 1)
+                #expect(torn.errors.contains("/torn"))
+                #expect(try daemon.output("memory", "cat", "notes", "/torn").contains("<<<<<<<"))
+
+                try daemon.output("memory", "write", "notes", "/calm", input: "x")
+                #expect(try daemon.remfs("merge", "notes", "/calm").status == 65)
+            }
+        }
+
         @Test func aBusyMountIsUnmountedOnlyLazily() throws {
             try Self.mounted { daemon, directory in
                 let file = open("\(directory)/a", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)

@@ -504,9 +504,7 @@ struct SemanticsTests {
                 """)
             try program.success()
             let writer = try mount.versions("/f").last?.author.writer
-            withKnownIssue("FUSE tells the thread's number, and nobody asks /proc for its process") {
-                #expect(writer == Writer(uid: 0, pid: program.pid, command: "python3"))
-            }
+            #expect(writer == Writer(uid: 0, pid: program.pid, command: "python3"))
         }
     }
 

@@ -28,7 +28,8 @@ import Testing
             try connection.execute("CREATE TABLE t (a INTEGER, b TEXT, c BLOB) STRICT")
             let insert = try connection.prepare("INSERT INTO t VALUES (?1, ?2, ?3)")
             let rows: [(Int64?, String?, [UInt8]?)] = [
-                (0, "", []), (.min, "täglich \u{1F600}", [0, 255, 0]), (.max, "a\u{0}b", Array(repeating: 7, count: 100_000)), (nil, nil, nil),
+                (0, "", []), (.min, "täglich \u{1F600}", [0, 255, 0]), (.max, "a\u{0}b", Array(repeating: 7, count: 100_000)),
+                (nil, nil, nil),
             ]
             for row in rows {
                 insert.bind(row.0, at: 1)
