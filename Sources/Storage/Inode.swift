@@ -104,6 +104,8 @@ final class Inode {
     var head: MemoryHead?
     /// Writes since the last seal.
     var drafts: Drafts?
+    /// Mounts whose last save was ended by something else than its close, which may still be in the queue of events.
+    var endedEarly: Set<Int> = []
     /// Who changed its name since the last version, or made it: sealed with the next version.
     var changedBy: Author?
     /// It took the place of a version that its author never saw: the one it did see.

@@ -128,13 +128,15 @@ extension StoreState {
             if !save.isClosed, save.count < Save.maximumExtents { return save }
             if !save.isClosed { closeSave(of: inode) }
         }
+        // The close of a save that is over is not to end the next one.
+        if inode.endedEarly.contains(caller.origin.number) { try takeInCloses(of: caller.origin) }
         try reserveNumbers(2)
         // Through the page cache the kernel names nobody.
         let save = Save(
             group: takeNumber(), author: caller.author(), origin: caller.origin.number, at: Self.monotonic(), size: inode.size,
             modified: inode.modified)
         // What others have closed is the head that this one may not have seen.
-        if case .version = seen, inode.drafts?.saves.first?.isClosed ?? false { try seal([inode]) }
+        if case .version = seen, inode.isMemory { try sealBeforeNameGoes(inode, includingOpen: false) }
         if let base = try staleBase(inode, seen, by: caller) {
             save.base = base
             save.isStale = true

@@ -27,10 +27,13 @@ extension StoreState {
     }
 
     /// Ends the open save of a file: its writer has closed, or another one comes.
-    func closeSave(of inode: Inode) {
+    ///
+    /// - Parameter isHeard: the close was heard of, so none is to come for this save.
+    func closeSave(of inode: Inode, isHeard: Bool = false) {
         openSaves.remove(inode.number)
         guard let save = inode.drafts?.saves.last, !save.isClosed else { return }
         save.isClosed = true
+        if !isHeard { inode.endedEarly.insert(save.origin) }
         save.size = inode.size
         save.modified = inode.modified
         enqueueSeal(inode)
@@ -40,8 +43,9 @@ extension StoreState {
     func takeInCloses(of origin: Origin) throws(RemfsError) {
         guard let takeClosed = origin.takeClosed else { return }
         for number in takeClosed() {
-            guard let inode = inodes[number], inode.drafts?.saves.last?.origin == origin.number else { continue }
-            closeSave(of: inode)
+            guard let inode = inodes[number] else { continue }
+            inode.endedEarly.remove(origin.number)
+            if inode.drafts?.saves.last?.origin == origin.number { closeSave(of: inode, isHeard: true) }
         }
     }
 

@@ -3,9 +3,13 @@ extension StoreState {
     /// What a mount has seen is kept by memory, since a replaced file is another inode; a new file without a version goes by its inode.
     func seenKey(of inode: Inode) -> Int64 { inode.head?.memory ?? -inode.number }
 
+    /// Stands for the version that tells of a file's new name, or of what it replaced, while that is not sealed.
+    private static let aboutToBe: Int64 = -1
+
     /// A mount was given bytes of a file as it is now, or wrote them: the newest save, or else the head.
     func noteSeen(_ inode: Inode, in origin: Int) {
-        guard let newest = inode.drafts?.saves.last?.group ?? inode.head?.version else { return }
+        let head = inode.changedBy == nil ? inode.head?.version : Self.aboutToBe
+        guard let newest = inode.drafts?.saves.last?.group ?? head else { return }
         seen[origin, default: [:]][seenKey(of: inode)] = newest
     }
 
@@ -14,7 +18,7 @@ extension StoreState {
         let key = seenKey(of: inode)
         for origin in seen.keys {
             guard let newest = key == oldKey ? seen[origin]![key] : seen[origin]!.removeValue(forKey: oldKey) else { continue }
-            seen[origin]![key] = outcome.became[newest] ?? newest
+            seen[origin]![key] = newest == Self.aboutToBe ? outcome.head?.version : outcome.became[newest] ?? newest
         }
         // Who moves a file knows what it is afterwards.
         if outcome.plan.steps.isEmpty, let version = outcome.versions.last, origins[inode.movedIn] != nil {

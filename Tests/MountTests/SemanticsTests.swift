@@ -555,7 +555,7 @@ struct SemanticsTests {
         // It has not: it had read what was there before, or written it.
         ("cat $A/f; echo b > $B/f; echo c > $A/f", ["modified /f #1: b", "modified /f #1: c (stale)"]),
         ("cat $A/f; echo b > $B/f; sleep 0.1; echo c > $A/f", ["modified /f #1: b", "modified /f #1: c (stale)"]),
-        ("cat $A/f; sed -i s/a/b/ $B/f; echo c > $A/f", ["modified /f #1: b", "modified /f #1: c (stale)"]),
+        ("cat $A/f; sed -i s/a/b/ $B/f; sync $B/f; echo c > $A/f", ["modified /f #1: b", "modified /f #1: c (stale)"]),
         ("cat $A/f; echo b > $B/f; echo c > $A/t; mv $A/t $A/f", ["modified /f #1: b", "modified /f #1: c (stale)"]),
         ("cat $A/f; sed -i s/a/b/ $B/f; echo c > $A/t; mv $A/t $A/f", ["modified /f #1: b", "modified /f #1: c (stale)"]),
         ("echo 1 > $A/f; echo b > $B/f; echo c > $A/f", ["modified /f #1: 1", "modified /f #1: b", "modified /f #1: c (stale)"]),
