@@ -19,7 +19,7 @@ extension MemoryFilesystem {
         stored.accessed = change.accessed.map { if case .at(let time) = $0 { .at(time) } else { .now } }
         stored.modified = change.modified.map { if case .at(let time) = $0 { .at(time) } else { .now } }
         // Only a truncation to nothing replaces what its author may not have seen.
-        let seen: Seen = change.sizeInBytes == 0 ? .version(inodes.seen(node)) : .irrelevant
+        let seen: Seen = change.sizeInBytes == 0 ? .version(nil) : .irrelevant
         return try answer { () throws(RemfsError) in
             FuseEntry(shown(try store.setAttributes(stored, of: number(node), seen: seen, by: caller(context))))
         }
@@ -38,7 +38,8 @@ extension MemoryFilesystem {
             let files = UInt64(space.files)
             let room = UInt64(max(0, space.maximumFiles - space.files))
             return FuseStatistics(
-                blockSize: UInt32(block), blocks: used + free, freeBlocks: free, files: files + room, freeFiles: room, maximumNameLength: 255)
+                blockSize: UInt32(block), blocks: used + free, freeBlocks: free, files: files + room, freeFiles: room,
+                maximumNameLength: 255)
         }
     }
 

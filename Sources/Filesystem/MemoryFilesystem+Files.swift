@@ -37,10 +37,7 @@ extension MemoryFilesystem {
     func read(_ node: NodeID, offset: Int64, count: Int, _ context: FuseContext, _ reply: FuseReply) {
         if virtual.isVirtual(node) { return virtual.read(node, offset: offset, count: count, reply) }
         do throws(RemfsError) {
-            unsafe try store.read(number(node), offset: offset, count: count) { bytes, version in
-                if let version { inodes.saw(node, version) }
-                unsafe reply.data(bytes)
-            }
+            unsafe try store.read(number(node), offset: offset, count: count, by: origin) { bytes, _ in unsafe reply.data(bytes) }
         } catch {
             reply.error(errno(error))
         }
@@ -55,7 +52,8 @@ extension MemoryFilesystem {
         do throws(FuseErrno) {
             let start = try answer { () throws(RemfsError) in
                 unsafe try store.write(
-                    bytes, to: number(node), at: offset, append: flags.append && !flags.fromPageCache, seen: .irrelevant, by: caller(context))
+                    bytes, to: number(node), at: offset, append: flags.append && !flags.fromPageCache, seen: .irrelevant,
+                    by: caller(context))
             }
             // The kernel put the bytes where it believed the end to be.
             if start != offset { invalidations.post([.bytes(number(node), offset: min(start, offset), length: 0)]) }
@@ -115,9 +113,8 @@ extension MemoryFilesystem {
         // A mebibyte at a time, as a write: callers go on where a short answer ends.
         let count = Int(min(length, 1 << 20))
         return try answer { () throws(RemfsError) in
-            let bytes = unsafe try store.read(number(source), offset: offset, count: count) { bytes, version in
-                if let version { inodes.saw(source, version) }
-                return unsafe Array(bytes)
+            let bytes = unsafe try store.read(number(source), offset: offset, count: count, by: origin) { bytes, _ in
+                unsafe Array(bytes)
             }
             guard !bytes.isEmpty else { return 0 }
             let result: Result<Int64, RemfsError> = unsafe bytes.withUnsafeBytes { buffer in

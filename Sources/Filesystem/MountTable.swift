@@ -31,7 +31,8 @@ package final class MountTable: Sendable {
         let state: Mutex<State>
 
         init(
-            id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore, origin: Origin,
+            id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore,
+            origin: Origin,
             filesystem: MemoryFilesystem, mountpoint: FuseMountpoint
         ) {
             self.id = id
@@ -111,8 +112,8 @@ package final class MountTable: Sendable {
             throw RemfsError(.unavailable, "cannot list what is mounted", cause: "\(error)")
         }
         for mount in existing where mount.isDead {
+            // Not a store of ours: another daemon's business.
             guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil else {
-                // Not a store of ours: another daemon's business.
                 continue
             }
             let path = String(decoding: mount.path, as: UTF8.self)
@@ -202,7 +203,7 @@ package final class MountTable: Sendable {
         }
         let origin = Origin(
             number: number, isReadOnly: options.access == .readOnly, refusesStaleWrites: options.onStaleWrite == .refuse,
-            actor: { .user(uid: $0) }, command: { [commands] in commands.name(of: $0) },
+            actor: { .user(uid: $0) }, process: { [commands] in commands.process(of: $0) },
             takeClosed: takeClosed,
             post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) })
         let filesystem = MemoryFilesystem(
@@ -235,7 +236,9 @@ package final class MountTable: Sendable {
                 }
                 self?.remountIfOwed(entry)
             }
-            if code != 0 { logger.warning("no close events for a mount", metadata: ["directory": "\(entry.directory)", "errno": "\(code)"]) }
+            if code != 0 {
+                logger.warning("no close events for a mount", metadata: ["directory": "\(entry.directory)", "errno": "\(code)"])
+            }
         }
         if entry.options.history, entry.options.coherence != .strict {
             let file = unsafe open(entry.directory + "/.remfs/status", O_RDONLY | O_CLOEXEC)
@@ -273,8 +276,10 @@ package final class MountTable: Sendable {
         let (entries, past) = state.withLock { (Array($0.entries.values), $0.past) }
         var sums = past
         for entry in entries { Self.add(entry.filesystem.counters.rows, to: &sums) }
-        return sums.map { OperationCounters.Row(operation: $0.key.operation, errno: $0.key.errno, count: $0.value.count, seconds: $0.value.seconds) }
-            .sorted { ($0.operation, $0.errno) < ($1.operation, $1.errno) }
+        return sums.map {
+            OperationCounters.Row(operation: $0.key.operation, errno: $0.key.errno, count: $0.value.count, seconds: $0.value.seconds)
+        }
+        .sorted { ($0.operation, $0.errno) < ($1.operation, $1.errno) }
     }
 
     private static func add(_ rows: [OperationCounters.Row], to sums: inout [PastKey: (count: UInt64, seconds: Double)]) {
@@ -378,7 +383,8 @@ package final class MountTable: Sendable {
                     throw RemfsError(.unavailable, "cannot unmount \(entry.directory)", cause: "\(error)")
                 }
                 guard attempt < 20 else {
-                    throw RemfsError(.busy, "\(entry.directory) is in use: close its files and leave it, or unmount with --lazy", cause: "\(error)")
+                    throw RemfsError(
+                        .busy, "\(entry.directory) is in use: close its files and leave it, or unmount with --lazy", cause: "\(error)")
                 }
                 try entry.memories.takeInCloses(through: entry.origin)
                 usleep(5_000)

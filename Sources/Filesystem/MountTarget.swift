@@ -7,13 +7,13 @@ enum MountTarget {
         guard path.utf8.first == UInt8(ascii: "/"), path != "/" else {
             throw RemfsError(.invalidArgument, "a mountpoint is an absolute path, not \"\(path)\"")
         }
-        var directory = unsafe open("/", O_PATH_DIRECTORY)
+        var directory = unsafe open("/", directoryFlags)
         guard directory >= 0 else { throw RemfsError.ofSystem("cannot open /") }
         defer { close(directory) }
         for segment in path.split(separator: "/") {
             guard segment != ".", segment != ".." else { throw RemfsError(.invalidArgument, "\(path) holds . or ..") }
             // O_NOFOLLOW with O_DIRECTORY: a link is ENOTDIR.
-            let next = unsafe openat(directory, String(segment), O_PATH_DIRECTORY)
+            let next = unsafe openat(directory, String(segment), directoryFlags)
             guard next >= 0 else { throw RemfsError.ofSystem("cannot mount on \(path)") }
             close(directory)
             directory = next
@@ -26,13 +26,15 @@ enum MountTarget {
         try requireEmpty(path)
     }
 
-    private static let O_PATH_DIRECTORY = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
+    private static let directoryFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
 
     private static func requireEmpty(_ path: String) throws(RemfsError) {
         guard let handle = unsafe opendir(path) else { throw RemfsError.ofSystem("cannot read \(path)") }
         defer { unsafe closedir(handle) }
         while let entry = unsafe readdir(handle) {
-            let name = unsafe withUnsafeBytes(of: entry.pointee.d_name) { unsafe String(cString: $0.bindMemory(to: CChar.self).baseAddress!) }
+            let name = unsafe withUnsafeBytes(of: entry.pointee.d_name) {
+                unsafe String(cString: $0.bindMemory(to: CChar.self).baseAddress!)
+            }
             if name != ".", name != ".." { throw RemfsError(.notEmpty, "\(path) is not empty") }
         }
     }

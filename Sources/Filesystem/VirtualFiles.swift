@@ -64,7 +64,9 @@ final class VirtualFiles: Sendable {
     func read(_ node: NodeID, offset: Int64, count: Int, _ reply: FuseReply) {
         guard let content = state.withLock({ $0.contents[node] }) else { return reply.error(FuseErrno(ESTALE)) }
         let start = min(Int(offset), content.count)
-        unsafe content.withUnsafeBytes { unsafe reply.data(UnsafeRawBufferPointer(rebasing: $0[start..<min(start + count, content.count)])) }
+        unsafe content.withUnsafeBytes {
+            unsafe reply.data(UnsafeRawBufferPointer(rebasing: $0[start..<min(start + count, content.count)]))
+        }
     }
 
     func list(_ node: NodeID, after cookie: UInt64, into listing: inout FuseListing) throws(FuseErrno) {

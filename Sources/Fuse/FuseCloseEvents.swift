@@ -46,7 +46,9 @@ package final class FuseCloseEvents: Sendable {
         while true {
             let count = unsafe withUnsafeTemporaryAllocation(of: cfuse_close.self, capacity: 64) { buffer -> Int32 in
                 let count = unsafe cfuse_read_closes(group, buffer.baseAddress!, 64)
-                for place in 0..<max(0, Int(count)) { unsafe closes.append(Close(node: buffer[place].inode, mount: buffer[place].device_minor)) }
+                for place in 0..<max(0, Int(count)) {
+                    unsafe closes.append(Close(node: buffer[place].inode, mount: buffer[place].device_minor))
+                }
                 return count
             }
             if count == -ENOBUFS { dropped = true }

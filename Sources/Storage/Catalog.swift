@@ -143,7 +143,8 @@ package final class Catalog: Sendable {
 
     func setPolicy(_ id: StoreID, _ policy: Policy) throws(RemfsError) {
         let text = try Self.json(policy)
-        try set(id, "policy = ?2") { $0.bind(text, at: 2) }
+        // `updated_at` speaks of the name, the description, the metadata and the archive only.
+        try set(id, "policy = ?2", touches: false) { $0.bind(text, at: 2) }
     }
 
     func archiveStore(_ id: StoreID) throws(RemfsError) -> Store {
@@ -153,12 +154,16 @@ package final class Catalog: Sendable {
     }
 
     /// Binds the time of the change as ?5.
-    private func set(_ id: StoreID, _ assignments: String, _ bind: (Statement) -> Void) throws(RemfsError) {
+    private func set(
+        _ id: StoreID, _ assignments: String, touches: Bool = true, _ bind: (Statement) -> Void
+    ) throws(RemfsError) {
         let time = now().microseconds
         try with { (connection) throws(SQLiteError) in
-            let row = try connection.prepare("UPDATE store SET \(assignments), updated = ?5 WHERE id = ?1")
+            let row = try connection.prepare(
+                "UPDATE store SET \(assignments), updated = CASE WHEN ?6 THEN ?5 ELSE updated END WHERE id = ?1")
             row.bind(id.description, at: 1)
             row.bind(time, at: 5)
+            row.bind(touches ? 1 : 0 as Int64, at: 6)
             bind(row)
             try row.run()
         }

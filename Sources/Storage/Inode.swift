@@ -104,12 +104,12 @@ final class Inode {
     var head: MemoryHead?
     /// Writes since the last seal.
     var drafts: Drafts?
+    /// Mounts whose last save was ended by something else than its close, which may still be in the queue of events.
+    var endedEarly: Set<Int> = []
     /// Who changed its name since the last version, or made it: sealed with the next version.
     var changedBy: Author?
     /// It took the place of a version that its author never saw: the one it did see.
     var staleBase: Int64?
-    /// The newest version that each mount wrote itself, while there are several: what it has seen without reading.
-    var written: [Int: Int64] = [:]
     /// The mount of the last change of name.
     var movedIn = 0
     /// The mount in which the file was born, as long as nobody else was told of it. 0: settled.

@@ -118,8 +118,10 @@ extension MemoryStore {
     }
 
     /// Up to `count` bytes from `offset`, in memory that is valid inside `body` only. `body` also learns the head's version number.
+    ///
+    /// - Parameter origin: the mount that has seen them then.
     package func read<Answer>(
-        _ number: InodeNumber, offset: Int64, count: Int, _ body: (UnsafeRawBufferPointer, Int64?) -> Answer
+        _ number: InodeNumber, offset: Int64, count: Int, by origin: Origin? = nil, _ body: (UnsafeRawBufferPointer, Int64?) -> Answer
     ) throws(RemfsError) -> Answer {
         // A seal may move what a snapshot names before it is read: then the next snapshot names where it is.
         for _ in 0..<8 {
@@ -127,6 +129,7 @@ extension MemoryStore {
                 let inode = try state.inode(number)
                 guard inode.isRegular else { throw RemfsError(.isADirectory, "inode \(number) is no regular file") }
                 let version = inode.head?.version
+                if let origin, offset < inode.size { state.noteSeen(inode, in: origin.number) }
                 guard inode.drafts == nil else {
                     return (.bytes(try state.query { () throws(SQLiteError) in try state.draftedBytes(inode, offset, count) }), version)
                 }

@@ -46,13 +46,20 @@ extension MemoryStore {
         }
     }
 
-    /// The bytes of a memory's head, checked against their hashes. Throws `corrupted` where they do not match.
+    /// The bytes of the version that `memory` names as its head, checked against their hashes. Throws `corrupted` where they do not match.
     package func content(of memory: Memory) throws(RemfsError) -> [UInt8] {
-        let (content, size) = try look { (state) throws(RemfsError) -> (Content, Int64) in
-            let inode = try state.memoryInode(memory.id)
-            return (inode.head!.content, inode.head!.size)
+        let bytes = try readers.snapshot { (reader) throws(SQLiteError) in
+            try self.content(ofVersion: memory.version.number(in: self.id) ?? 0, reader)
         }
-        return try readers.snapshot { (reader) throws(SQLiteError) in try reader.bytes(of: content, size: size) }
+        guard let bytes else { throw RemfsError(.notFound, "version \(memory.version) not found") }
+        return bytes
+    }
+
+    private func content(ofVersion number: Int64, _ reader: Reader) throws(SQLiteError) -> [UInt8]? {
+        let row = try reader.connection.prepare("SELECT content, size FROM version WHERE number = ?1")
+        row.bind(number, at: 1)
+        guard try row.step(), let size = row.integerOrNil(1) else { return nil }
+        return try reader.bytes(of: Content(row, column: 0, size: size), size: size)
     }
 
     /// A page of memories below `prefix` (`/` or `/a/b/`), in byte order of their paths. With `depth` 1 deeper ones are shown as
@@ -260,12 +267,7 @@ extension MemoryStore {
 
     /// A version's bytes; nil for a deletion and what was redacted.
     package func content(of version: MemoryVersion) throws(RemfsError) -> [UInt8]? {
-        try readers.snapshot { (reader) throws(SQLiteError) in
-            let row = try reader.connection.prepare("SELECT content, size FROM version WHERE number = ?1")
-            row.bind(version.number, at: 1)
-            guard try row.step(), let size = row.integerOrNil(1) else { return nil }
-            return try reader.bytes(of: Content(row, column: 0, size: size), size: size)
-        }
+        try readers.snapshot { (reader) throws(SQLiteError) in try self.content(ofVersion: version.number, reader) }
     }
 
     // MARK: Numbers

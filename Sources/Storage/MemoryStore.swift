@@ -117,6 +117,7 @@ package final class MemoryStore: Sendable {
     package func detach(_ origin: Origin) throws(RemfsError) {
         try change { (state) throws(RemfsError) in
             state.origins[origin.number] = nil
+            state.seen[origin.number] = nil
             for number in state.openSaves {
                 if let inode = state.inodes[number], inode.drafts?.saves.last?.origin == origin.number { state.closeSave(of: inode) }
             }

@@ -9,8 +9,8 @@ package final class Origin: Sendable {
     package let number: Int
     /// Which actor a user's writes through this mount are.
     let actor: @Sendable (UInt32) -> MemoryActor
-    /// A process's command name, asked while it waits for us.
-    let command: @Sendable (Int32) -> String?
+    /// The process that a waiting thread belongs to, and its command name.
+    let process: @Sendable (Int32) -> (pid: Int32, command: String?)
     /// The inodes whose writers have closed since the last call. nil: this mount hears of no closes, so quiet seals.
     let takeClosed: (@Sendable () -> [InodeNumber])?
     /// Takes note of what the kernel behind this mount must forget.
@@ -26,7 +26,7 @@ package final class Origin: Sendable {
 
     package init(
         number: Int, isReadOnly: Bool, refusesStaleWrites: Bool, actor: @escaping @Sendable (UInt32) -> MemoryActor,
-        command: @escaping @Sendable (Int32) -> String?, takeClosed: (@Sendable () -> [InodeNumber])?,
+        process: @escaping @Sendable (Int32) -> (pid: Int32, command: String?), takeClosed: (@Sendable () -> [InodeNumber])?,
         post: @escaping @Sendable ([Invalidation]) -> Void, holds: @escaping @Sendable (InodeNumber) -> Bool,
         drain: @escaping @Sendable (Duration) -> Bool
     ) {
@@ -34,7 +34,7 @@ package final class Origin: Sendable {
         self.isReadOnly = Atomic(isReadOnly)
         self.refusesStaleWrites = refusesStaleWrites
         self.actor = actor
-        self.command = command
+        self.process = process
         self.takeClosed = takeClosed
         self.post = post
         self.holds = holds
@@ -60,7 +60,8 @@ package struct Caller: Sendable {
     /// Asks /proc, so only where a version begins.
     func author() -> Author {
         guard pid > 0 else { return Author(origin.actor(uid)) }
-        return Author(origin.actor(uid), writer: Writer(uid: uid, pid: pid, command: origin.command(pid)))
+        let (process, command) = origin.process(pid)
+        return Author(origin.actor(uid), writer: Writer(uid: uid, pid: process, command: command))
     }
 }
 

@@ -17,11 +17,11 @@ package struct AttributeChange: Sendable {
     package init() {}
 }
 
-/// What the author of a write had seen of a file: decides whether the write is stale.
+/// Whether a change is judged as a write over something that its author may not have seen.
 package enum Seen: Sendable {
-    /// Not asked for: in-place writes and appends are never stale.
+    /// In-place writes and appends are never stale.
     case irrelevant
-    /// The newest version of which the mount was given a byte, or which it wrote; nil: none.
+    /// A replacement: the newest version that the author saw by another way than this store's reads and writes; nil: none.
     case version(Int64?)
 }
 
@@ -128,11 +128,15 @@ extension StoreState {
             if !save.isClosed, save.count < Save.maximumExtents { return save }
             if !save.isClosed { closeSave(of: inode) }
         }
+        // The close of a save that is over is not to end the next one.
+        if inode.endedEarly.contains(caller.origin.number) { try takeInCloses(of: caller.origin) }
         try reserveNumbers(2)
         // Through the page cache the kernel names nobody.
         let save = Save(
             group: takeNumber(), author: caller.author(), origin: caller.origin.number, at: Self.monotonic(), size: inode.size,
             modified: inode.modified)
+        // What others have closed is the head that this one may not have seen.
+        if case .version = seen, inode.isMemory { try sealBeforeNameGoes(inode, includingOpen: false) }
         if let base = try staleBase(inode, seen, by: caller) {
             save.base = base
             save.isStale = true
@@ -142,18 +146,6 @@ extension StoreState {
 
     /// Bytes kept in memory until they are sealed, so that sealing reads nothing: what a save of a memory usually is.
     private static let residentLimit = 256 << 10
-
-    /// The version that the author of a replacement had seen, if the head is newer and by another; nil: it is not stale.
-    func staleBase(_ inode: Inode, _ seen: Seen, by caller: Caller) throws(RemfsError) -> Int64? {
-        guard case .version(let read) = seen, inode.isMemory, let head = inode.head, head.origin != caller.origin.number else { return nil }
-        let known = max(read ?? 0, inode.written[caller.origin.number] ?? 0)
-        guard known < head.version else { return nil }
-        if caller.origin.refusesStaleWrites {
-            throw RemfsError(.stale, "\(path(of: inode)) was changed by another session since this one read it")
-        }
-        // Who was never given a byte believed nothing.
-        return known == 0 ? nil : known
-    }
 
     private func add(
         _ pieces: [(Extent.Kind, Int64, Int64, UnsafeRawBufferPointer?)], to save: Save, of inode: Inode
@@ -189,6 +181,7 @@ extension StoreState {
             inode.drafts!.saves.append(save)
             openGroups.insert(save.group)
             openSaves.insert(inode.number)
+            noteSeen(inode, in: save.origin)
         }
         for place in unsafe pieces.indices {
             let piece = unsafe pieces[place]

@@ -98,15 +98,14 @@ extension StoreState {
             inode.changedBy = plan.changedBy
             inode.movedIn = caller.origin.number
             if plan.isHeir { inode.staleBase = staleBase }
-            // The memory it goes on with is as known as that was: its versions are no temporary file's.
-            if plan.isHeir || plan.continued != nil {
-                inode.unsettledIn = plan.isHeir ? target?.unsettledIn ?? 0 : 0
-                inode.bornBy = target?.bornBy ?? 0
-                inode.born = target?.born ?? 0
-            }
             inode.ownsContent = ownsContent
             if let head = plan.head { memoryInodes[head.memory] = inode.number }
-            if plan.isHeir || plan.continued != nil { collapseSaves(of: inode) }
+            if plan.isHeir || plan.continued != nil {
+                collapseSaves(of: inode)
+                // From now on it is an established memory, not a file that may yet turn out to be a temporary one.
+                inode.unsettledIn = 0
+                if inode.drafts != nil { noteSeen(inode, in: caller.origin.number) }
+            }
         } else {
             let place = inode.otherNames.firstIndex { $0.parent == parent.number && $0.name == name }!
             inode.otherNames[place] = Inode.Name(parent: newParent.number, name: newName, cookie: cookie)
@@ -129,11 +128,11 @@ extension StoreState {
         _ inode: Inode, _ name: [UInt8], _ parent: Inode, to newName: [UInt8], _ newParent: Inode, over target: Inode?, by caller: Caller
     ) throws(RemfsError) -> MovePlan {
         let isOldest = inode.isDirectory || inode.isOldestName(name, in: parent.number)
+        let isUnsettled = inode.unsettledIn == caller.origin.number && Self.monotonic() - inode.born < 60_000_000_000
+        // Somebody was told of it: what is closed is a version before the name changes hands.
+        if isOldest, inode.isMemory, !isUnsettled { try sealBeforeNameGoes(inode, includingOpen: false) }
         var plan = MovePlan(
             author: caller.author(), isOldestName: isOldest, flags: inode.flags, head: inode.head, changedBy: inode.changedBy)
-        if let target, target.isMemory, target.isOldestName(newName, in: newParent.number) {
-            try sealBeforeNameGoes(target, includingOpen: true)
-        }
         guard isOldest else { return plan }
         if isUnversioned(newName, in: newParent, isDirectory: inode.isDirectory) {
             plan.flags.insert(.unversioned)
@@ -143,8 +142,6 @@ extension StoreState {
         guard inode.isRegular else { return plan }
 
         let wasMemory = inode.isMemory
-        let isUnsettled =
-            inode.unsettledIn == caller.origin.number && Self.monotonic() - inode.born < 60_000_000_000
         let isEstablished = wasMemory && inode.head != nil && !isUnsettled
 
         if plan.flags.contains(.unversioned) {
@@ -175,7 +172,7 @@ extension StoreState {
             plan.changedBy = plan.author
             return plan
         }
-        if isUnsettled, wasMemory, inode.bornBy == caller.pid {
+        if isUnsettled, wasMemory, inode.bornBy == plan.author.writer.pid {
             // A temporary file that its own maker moves to where it belongs: its birth is told with the last name.
             plan.renamesBirth = inode.head != nil
             return plan

@@ -61,7 +61,7 @@ extension StoreState {
             inode.drafts!.saves.append(save)
             // A memory that goes on is known already.
             inode.unsettledIn = continued == nil ? caller.origin.number : 0
-            inode.bornBy = caller.pid
+            inode.bornBy = author?.writer.pid ?? 0
             inode.born = Self.monotonic()
         }
         try commit { () throws(SQLiteError) in
@@ -74,6 +74,7 @@ extension StoreState {
             if inode.isMemory { memoryFiles += 1 }
             if let head = inode.head { memoryInodes[head.memory] = inode.number }
             openGroups.insert(inode.drafts!.saves[0].group)
+            noteSeen(inode, in: caller.origin.number)
             if new.isOpen { openSaves.insert(inode.number) } else { enqueueSeal(inode) }
         }
         return inode
@@ -187,7 +188,9 @@ extension StoreState {
 
     /// The SQL half of taking a name from an inode.
     ///
-    /// - Parameter keepsMemory: its memory ends with the name (after a while). Otherwise the file that takes the name takes it over.
+    /// - Parameters:
+    ///   - author: who takes it; nil where the inode is no memory.
+    ///   - keepsMemory: its memory ends with the name (after a while). Otherwise the file that takes the name takes it over.
     func dropName(
         _ name: [UInt8], of inode: Inode, in parent: Inode, by author: Author?, keepsMemory: Bool, at time: Int64
     ) throws(SQLiteError) {
@@ -370,6 +373,9 @@ extension StoreState {
             } else if target.isDirectory {
                 throw RemfsError(.isADirectory, "\(path(of: target)) is a directory")
             }
+        }
+        if let target, target.isMemory, target.isOldestName(newName, in: newParent.number) {
+            try sealBeforeNameGoes(target, includingOpen: true)
         }
         let stale = try target.flatMap { (target) throws(RemfsError) in try staleBase(target, seen(target.number), by: caller) }
         try move(inode, name, parent, to: newName, newParent, over: target, staleBase: stale, by: caller)

@@ -129,8 +129,8 @@ extension StoreState {
             row.bind(removal.memory, at: 1)
             try row.run()
         } else {
-            let row = try statements.cached(
-                "UPDATE inode SET memory = NULL, version = NULL, version_created = NULL, author = NULL WHERE number = ?1")
+            // Its version stays in the row: it says whose the content is, should the inode outlive this process (`loadInodes`).
+            let row = try statements.cached("UPDATE inode SET memory = NULL, author = NULL WHERE number = ?1")
             row.bind(removal.inode, at: 1)
             try row.run()
         }

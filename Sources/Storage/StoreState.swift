@@ -66,6 +66,8 @@ final class StoreState {
     private var clock: Int64 = 0
 
     var origins: [Int: Origin] = [:]
+    /// By mount and `seenKey`: the newest version that the mount was given a byte of or wrote, or its save while that is not sealed.
+    var seen: [Int: [Int64: Int64]] = [:]
     /// Invalidations of the change that is being made, posted once it is committed.
     private var pendingInvalidations: [Invalidation] = []
 

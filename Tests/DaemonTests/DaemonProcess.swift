@@ -81,7 +81,7 @@ final class DaemonProcess {
     var state: String { "\(directory)/state" }
 
     private init() throws {
-        directory = "/tmp/remfs-test-\(UInt32.random(in: 0 ... .max))"
+        directory = "/tmp/remfs-daemon-\(UInt32.random(in: 0 ... .max))"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
         listener = try NotificationListener("\(directory)/notify")
         environment = Self.environment(directory).merging(["NOTIFY_SOCKET": listener.path]) { $1 }

@@ -53,7 +53,7 @@ import Threads
             }
             pool.close()
             let path = "\(directory)/stores/\(bad.id).sqlite"
-            try damage(path, as: damage)
+            try spoil(path, damage)
             pool = try StorePool(stateDirectory: directory, logger: Self.logger)
             defer { pool.close() }
             do {
@@ -71,7 +71,7 @@ import Threads
         }
     }
 
-    private func damage(_ path: String, as damage: String) throws {
+    private func spoil(_ path: String, _ damage: String) throws {
         var status = stat()
         guard stat(path, &status) == 0 else { throw Failure("no file \(path)") }
         switch damage {
@@ -93,7 +93,7 @@ import Threads
         for (damage, code) in [("text", RemfsError.Code.corrupted), ("newer", .unsupported), ("other application", .corrupted)] {
             try TemporaryDirectory.with { directory in
                 try StorePool(stateDirectory: directory, logger: Self.logger).close()
-                try damage(directory + "/catalog.sqlite", as: damage)
+                try spoil(directory + "/catalog.sqlite", damage)
                 #expect(RemfsError.code { _ = try StorePool(stateDirectory: directory, logger: Self.logger) } == code, "\(damage)")
             }
         }

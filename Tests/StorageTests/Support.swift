@@ -317,7 +317,7 @@ final class TestMount {
 
     /// Reads only, and is no mount of any store.
     static let observer = Origin(
-        number: 1_000_000, isReadOnly: false, refusesStaleWrites: false, actor: { .user(uid: $0) }, command: { _ in nil }, takeClosed: nil,
+        number: 1_000_000, isReadOnly: false, refusesStaleWrites: false, actor: { .user(uid: $0) }, process: { ($0, nil) }, takeClosed: nil,
         post: { _ in }, holds: { _ in false }, drain: { _ in true })
 
     init(of test: TestStore, number: Int, uid: UInt32, hearsCloses: Bool, refusesStaleWrites: Bool, session: String?) {
@@ -332,7 +332,7 @@ final class TestMount {
         }
         origin = Origin(
             number: number, isReadOnly: false, refusesStaleWrites: refusesStaleWrites,
-            actor: { uid in session.map { MemoryActor.session($0) } ?? MemoryActor.user(uid: uid) }, command: { "process-\($0)" },
+            actor: { uid in session.map { MemoryActor.session($0) } ?? MemoryActor.user(uid: uid) }, process: { ($0, "process-\($0)") },
             takeClosed: hearsCloses ? takeClosed : nil, post: { posted in shared.withLock { $0.posted += posted } },
             holds: { number in shared.withLock { $0.held.contains(number) } }, drain: { _ in true })
         caller = Caller(origin: origin, uid: uid, gid: uid, pid: 100 + Int32(number))

@@ -159,7 +159,8 @@ package struct MountedStore: Sendable {
     package func run(_ script: String) throws -> String { try start(script).success() }
 
     package func start(_ script: String, input: String = "/dev/null") throws -> Program {
-        try Program.start(["bash", "-ec", script], in: path, scratch: daemon.scratch, input: input, environment: ["SCRATCH": daemon.scratch])
+        try Program.start(
+            ["bash", "-ec", script], in: path, scratch: daemon.scratch, input: input, environment: ["SCRATCH": daemon.scratch])
     }
 
     // MARK: Versions

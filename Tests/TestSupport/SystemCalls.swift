@@ -54,9 +54,23 @@ package enum Linux {
     private typealias Range = @convention(c) (UInt32, UInt32, Int32) -> Int32
     private typealias Allocation = @convention(c) (Int32, Int32, Int64, Int64) -> Int32
     private typealias Renaming = @convention(c) (Int32, UnsafePointer<CChar>, Int32, UnsafePointer<CChar>, UInt32) -> Int32
-    private typealias Copying = @convention(c) (Int32, UnsafeMutablePointer<Int64>?, Int32, UnsafeMutablePointer<Int64>?, Int, UInt32) -> Int
+    private typealias Copying =
+        @convention(c) (Int32, UnsafeMutablePointer<Int64>?, Int32, UnsafeMutablePointer<Int64>?, Int, UInt32) -> Int
     private typealias ProcessFile = @convention(c) (pid_t, UInt32) -> Int32
 
+    private typealias SettingAttribute =
+        @convention(c) (
+            UnsafePointer<CChar>, UnsafePointer<CChar>, UnsafeRawPointer, Int, Int32
+        ) -> Int32
+    private typealias GettingAttribute =
+        @convention(c) (
+            UnsafePointer<CChar>, UnsafePointer<CChar>, UnsafeMutableRawPointer, Int
+        ) -> Int
+    private typealias RemovingAttribute = @convention(c) (UnsafePointer<CChar>, UnsafePointer<CChar>) -> Int32
+
+    private static let setAttributeCall = symbol("setxattr", SettingAttribute.self)
+    private static let getAttributeCall = symbol("getxattr", GettingAttribute.self)
+    private static let removeAttributeCall = symbol("removexattr", RemovingAttribute.self)
     private static let unshareCall = symbol("unshare", OneNumber.self)
     private static let closeRangeCall = symbol("close_range", Range.self)
     private static let fallocateCall = symbol("fallocate", Allocation.self)
@@ -83,6 +97,20 @@ package enum Linux {
     package static func copyRange(_ from: Int32, _ to: Int32, _ count: Int) throws -> Int {
         try check(copyCall(from, nil, to, nil, count, 0))
     }
+
+    package enum AttributeRule: Int32 { case set, create, replace }
+
+    package static func setAttribute(_ name: String, of path: String, to value: String, _ rule: AttributeRule = .set) throws {
+        try check(setAttributeCall(path, name, value, value.utf8.count, rule.rawValue))
+    }
+
+    package static func attribute(_ name: String, of path: String) throws -> String {
+        var buffer = [UInt8](repeating: 0, count: 256)
+        let count = try check(getAttributeCall(path, name, &buffer, buffer.count))
+        return String(decoding: buffer[..<count], as: UTF8.self)
+    }
+
+    package static func removeAttribute(_ name: String, of path: String) throws { try check(removeAttributeCall(path, name)) }
 
     /// A descriptor that becomes readable when the process ends.
     static func open(process: pid_t) throws -> Int32 { try check(pidfdCall(process, 0)) }

@@ -1,0 +1,193 @@
+import Filesystem
+import Glibc
+import Storage
+import TestSupport
+import Testing
+
+/// Names, paths, links and directories.
+@Suite(.needsFuse)
+struct NamesTests {
+    @Test func aNameHas255BytesAtMost() async throws {
+        try await MountedStore.with { mount in
+            let long = "/" + String(repeating: "a", count: 255)
+            let wide = "/" + String(repeating: "é", count: 127) + "x"
+            for name in [long, wide] {
+                try mount.write(name, "1")
+                expect(try mount.read(name), is: "1")
+                #expect(throws: Errno.nameTooLong) { try mount.write(name + "b", "1") }
+                #expect(throws: Errno.nameTooLong) { try mount.makeDirectory(name + "b") }
+                #expect(throws: Errno.nameTooLong) { try mount.symbolicLink("x", name + "b") }
+                #expect(throws: Errno.nameTooLong) { try mount.rename(name, name + "b") }
+                #expect(throws: Errno.nameTooLong) { try mount.link(name, name + "b") }
+            }
+            expect(try mount.names().count, is: 2)
+        }
+    }
+
+    @Test(arguments: [[0xff], [0xc3], [0xc3, 0x28], [0xed, 0xa0, 0x80], [0xf4, 0x90, 0x80, 0x80], [0xc0, 0xaf]] as [[UInt8]])
+    func aNameIsUTF8(_ bytes: [UInt8]) async throws {
+        try await MountedStore.with(memories: ["/f": "1"]) { mount in
+            let path = Array(mount.path.utf8) + [0x2f] + bytes + [0]
+            let made = path.withUnsafeBytes { open($0.bindMemory(to: CChar.self).baseAddress!, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644) }
+            #expect(made == -1 && errno == EILSEQ)
+            let directory = path.withUnsafeBytes { mkdir($0.bindMemory(to: CChar.self).baseAddress!, 0o755) }
+            #expect(directory == -1 && errno == EILSEQ)
+            let moved = path.withUnsafeBytes { rename(mount.path("/f"), $0.bindMemory(to: CChar.self).baseAddress!) }
+            #expect(moved == -1 && errno == EILSEQ)
+            expect(try mount.names(), is: ["f"])
+        }
+    }
+
+    @Test(arguments: ["a\nb", "\t", "\u{1}", "\u{7f}", "\u{85}", "a\u{9f}"]) func aNameHasNoControlCharacters(_ name: String) async throws {
+        try await MountedStore.with { mount in
+            #expect(throws: Errno.invalidArgument) { try mount.write("/" + name, "1") }
+            #expect(throws: Errno.invalidArgument) { try mount.makeDirectory("/" + name) }
+            #expect(throws: Errno.invalidArgument) { try mount.symbolicLink("x", "/" + name) }
+        }
+    }
+
+    @Test(arguments: ["-rf", " ", "...", "*", "a b", "日本語", "e\u{301}", "é", "👩‍👩‍👧", "\\", "'\"", "%00", "a:b"])
+    func anythingElseIsAName(_ name: String) async throws {
+        try await MountedStore.with { mount in
+            try mount.write("/" + name, name)
+            expect(try mount.read("/" + name), is: name)
+            expect(try mount.names().map { Array($0.utf8) }, is: [Array(name.utf8)])
+            expect(try mount.store.text("/" + name), is: name)
+        }
+    }
+
+    @Test func twoSpellingsAreTwoNames() async throws {
+        try await MountedStore.with { mount in
+            try mount.write("/e\u{301}", "1")
+            try mount.write("/\u{e9}", "2")
+            expect(try mount.names().count, is: 2)
+            expect(try mount.read("/e\u{301}"), is: "1")
+        }
+    }
+
+    @Test func pathsAreAsDeepAsTheKernelTakesThem() async throws {
+        try await MountedStore.with { mount in
+            let segment = "/" + String(repeating: "d", count: 100)
+            var path = ""
+            while mount.path.utf8.count + path.utf8.count + segment.utf8.count + 2 < 4_095 {
+                path += segment
+                try mount.makeDirectory(path)
+            }
+            try mount.write(path + "/f", "deep")
+            expect(try mount.store.text(path + "/f"), is: "deep")
+            let tooLong = path + "/" + String(repeating: "x", count: 4_096 - mount.path.utf8.count - path.utf8.count)
+            #expect(throws: Errno.nameTooLong) { try mount.write(tooLong, "1") }
+            try mount.run("rm -r d*")
+            expect(try mount.names(), is: [])
+        }
+    }
+
+    @Test func theReservedNameIsHiddenAndTaken() async throws {
+        try await MountedStore.with(memories: ["/f": "1"]) { mount in
+            expect(try mount.names(), is: ["f"])
+            expect(try mount.run("ls -A; find . -name '.remfs*'"), is: "f\n")
+            #expect(throws: Errno.fileExists) { try mount.makeDirectory("/.remfs") }
+            #expect(throws: Errno.isADirectory) { try mount.rename("/f", "/.remfs") }
+            #expect(throws: Errno.fileExists) { try mount.symbolicLink("x", "/.remfs") }
+            #expect(throws: (any Error).self) { try mount.write("/.remfs/new", "1") }
+            #expect(throws: (any Error).self) { try mount.write("/.remfs/status", "1") }
+            #expect(throws: (any Error).self) { try mount.remove("/.remfs/status") }
+            #expect(throws: (any Error).self) { try mount.removeDirectory("/.remfs") }
+            let status = try mount.read("/.remfs/status")
+            #expect(status.contains("store_id: \(mount.store.id)\n"))
+            #expect(status.contains("access: read_write\n"))
+            // Below the root it is a name like any.
+            try mount.makeDirectory("/d")
+            try mount.write("/d/.remfs", "1")
+        }
+    }
+
+    @Test func whatTheAPIMadeCanBeOpened() async throws {
+        let long = "/" + String(repeating: "n", count: 1_000)
+        try await MountedStore.with(memories: [long: "long", "/a/b/c/d": "deep"]) { mount in
+            expect(try mount.read("/a/b/c/d"), is: "deep")
+            // The kernel's own limit is 255 for what it looks up; listing shows it.
+            expect(try mount.names().count, is: 2)
+        }
+    }
+
+    // MARK: Links
+
+    @Test func symbolicLinksLeadAnywhere() async throws {
+        try await MountedStore.with(memories: ["/d/f": "1"]) { mount in
+            try mount.symbolicLink("d/f", "/l")
+            try mount.symbolicLink("/nowhere", "/broken")
+            try mount.symbolicLink("loop2", "/loop1")
+            try mount.symbolicLink("loop1", "/loop2")
+            expect(try mount.read("/l"), is: "1")
+            #expect(throws: Errno.noSuchFile) { try mount.read("/broken") }
+            #expect(throws: Errno.tooManySymbolicLinks) { try mount.read("/loop1") }
+            #expect(throws: Errno.tooManySymbolicLinks) { try mount.withOpen("/l", O_RDONLY | O_NOFOLLOW) { _ in } }
+            expect(try mount.run("readlink broken"), is: "/nowhere\n")
+            expect(try mount.size("/broken"), is: 8)
+            try mount.write("/l", "2")
+            expect(try mount.store.text("/d/f"), is: "2")
+        }
+    }
+
+    @Test func directoriesHaveOneName() async throws {
+        try await MountedStore.with(memories: ["/d/f": "1"]) { mount in
+            #expect(throws: Errno.notPermitted) { try mount.link("/d", "/e") }
+            #expect(throws: Errno.fileExists) { try mount.link("/d/f", "/d") }
+        }
+    }
+
+    // MARK: Directories
+
+    @Test func linkCountsOfDirectoriesCountTheirDirectories() async throws {
+        try await MountedStore.with { mount in
+            expect(try mount.status("/").st_nlink, is: 2)
+            try mount.run("mkdir a a/b a/c; mv a/b b")
+            expect(try mount.status("/").st_nlink, is: 4)
+            expect(try mount.status("/a").st_nlink, is: 3)
+            try mount.removeDirectory("/a/c")
+            expect(try mount.status("/a").st_nlink, is: 2)
+        }
+    }
+
+    @Test func aDirectoryThatIsReadWhileItChangesShowsWhatStays() async throws {
+        try await MountedStore.with { mount in
+            for number in 0..<500 { try mount.write("/\(number)", "") }
+            let directory = try #require(opendir(mount.path))
+            defer { closedir(directory) }
+            var seen: [String] = []
+            while let entry = readdir(directory) {
+                let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(cString: $0.bindMemory(to: CChar.self).baseAddress!) }
+                guard let number = Int(name) else { continue }
+                seen.append(name)
+                if number % 2 == 1 { try mount.remove("/\(number)") }
+                if number % 50 == 0 { try mount.write("/new\(number)", "") }
+            }
+            #expect(Set(seen).count == seen.count, "none twice")
+            #expect(Set(seen).isSuperset(of: (0..<250).map { "\($0 * 2)" }))
+        }
+    }
+
+    @Test func aDirectoryOfManyNamesIsWhole() async throws {
+        var policy = Policy()
+        policy.maxMemories = 20_000
+        try await MountedStore.with(mounts: 2, policy: policy) { mounts in
+            try mounts[0].run("for i in $(seq 3000); do : > file-with-a-longer-name-$i; done; sync .")
+            expect(try mounts[1].names().count, is: 3_000)
+            expect(try mounts[0].names().count, is: 3_000)
+            try mounts[0].run("rm -r ./*; sync .")
+            expect(try mounts[1].names(), is: [])
+        }
+    }
+
+    @Test func aDirectoryThatIsGoneIsGone() async throws {
+        try await MountedStore.with { mount in
+            try mount.makeDirectory("/d")
+            let directory = try mount.open("/d", O_RDONLY | O_DIRECTORY)
+            defer { close(directory) }
+            try mount.removeDirectory("/d")
+            #expect(openat(directory, "f", O_CREAT | O_WRONLY | O_CLOEXEC, 0o644) == -1 && errno == ENOENT)
+            #expect(mkdirat(directory, "e", 0o755) == -1 && errno == ENOENT)
+        }
+    }
+}
