@@ -387,6 +387,30 @@ import Threads
             }, versions: 5)
     }
 
+    /// A disk that stays full: the seal is tried again and again, and takes no more numbers each time.
+    @Test func aSealThatFailsGivesItsNumbersBack() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            for place in 0..<3 { try mount.save("/f", "content \(place)") }
+            let number = try mount.number("/f")
+            try mount.pwrite(number, bytes("x"), at: 2)
+            mount.close(number)
+            try test.state { try $0.takeInCloses(of: mount.origin) }
+            func counts() -> [Int64] { test.state { $0.inodes[number]!.drafts!.saves.map(\.count) } }
+            let before = counts()
+            for _ in 0..<5 {
+                let counter = Counter(failing: 8, with: 13)
+                test.state { $0.writer.fault = counter.next }
+                #expect(RemfsError.code { try test.store.settle() } == .noSpace)
+                test.state { $0.writer.fault = nil }
+                #expect(counts() == before)
+            }
+            try test.settleAll()
+            #expect(try mount.read("/f") == "coxtent 2")
+            Invariants.expect(test.store)
+        }
+    }
+
     @Test func sealingRemovals() throws {
         try play("seal removals", settles: false) { test, mount in
             for name in ["/a", "/b"] { try mount.save(name, name) }
