@@ -59,6 +59,7 @@ extension StoreState {
             save.isClosed = !new.isOpen
             inode.drafts = Drafts(sealedSize: 0)
             inode.drafts!.saves.append(save)
+            // A memory that goes on is known already.
             inode.unsettledIn = continued == nil ? caller.origin.number : 0
             inode.bornBy = author?.writer.pid ?? 0
             inode.born = Self.monotonic()

@@ -109,6 +109,38 @@ import Testing
         }
     }
 
+    /// `sed -i a; mv a b`: what a's memory was before is history, though its file was made a moment ago.
+    @Test func aMemoryThatWentOnInATemporaryFileIsNoTemporaryFile() throws {
+        for way in 0..<3 {
+            try TestStore.with { test in
+                let mount = try test.mount()
+                try mount.save("/a", "one")
+                try mount.save("/b", "b")
+                _ = try test.memory("/a")
+                let b = try test.memory("/b").id
+                switch way {
+                case 0:
+                    try mount.save("/a.tmp", "two")
+                    try mount.rename("/a.tmp", "/a")
+                case 1:
+                    try mount.unlink("/a")
+                    try mount.save("/a", "two")
+                default:
+                    try mount.unlink("/a")
+                    try mount.save("/a.tmp", "two")
+                    try mount.rename("/a.tmp", "/a")
+                }
+                try mount.rename("/a", "/b")
+                try test.settleAll()
+                #expect(
+                    try test.log().sorted() == ["created /a", "created /b", "deleted /a", "modified /a", "modified /b"], "way \(way)")
+                #expect(try test.memory("/b").id == b)
+                #expect(try mount.read("/b") == "two")
+                Invariants.expect(test.store, "way \(way)")
+            }
+        }
+    }
+
     // MARK: Pending deletes
 
     @Test func vimRenamesAwayAndWritesAnew() throws {
