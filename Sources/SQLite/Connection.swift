@@ -11,6 +11,9 @@ internal import CSQLite
     /// Asked before each step of a statement; an answer other than nil fails the step with that result code. For fault tests only.
     package var fault: (() -> Int32?)?
 
+    /// ms: how long a statement waits for another connection's.
+    private static let patience: Int32 = 10_000
+
     package enum Mode: Sendable { case create, readWrite, readOnly }
 
     /// Opens `path`.
@@ -34,7 +37,7 @@ internal import CSQLite
         }
         unsafe self.handle = handle
         self.path = path
-        unsafe sqlite3_busy_timeout(handle, 10_000)
+        unsafe sqlite3_busy_timeout(handle, Self.patience)
     }
 
     deinit {
@@ -69,14 +72,17 @@ internal import CSQLite
     package enum Checkpoint: Sendable { case passive, truncate }
 
     /// Moves WAL frames into the database. Answers how many frames the WAL holds and how many of them are in the database now.
-    /// `passive` never waits; `truncate` waits for readers and empties the WAL's file.
+    /// `passive` moves what it can; `truncate` also empties the WAL's file, unless somebody still reads from it. Neither waits.
     package func checkpoint(_ kind: Checkpoint) throws(SQLiteError) -> (frames: Int, moved: Int) {
         if let injected = fault?() { throw SQLiteError(code: injected, message: "injected fault", sql: "checkpoint") }
+        // A reader may take seconds, and the caller holds a lock that everyone needs.
+        unsafe sqlite3_busy_timeout(handle, 0)
+        defer { unsafe sqlite3_busy_timeout(handle, Self.patience) }
         var frames: Int32 = 0
         var moved: Int32 = 0
         let mode = kind == .passive ? SQLITE_CHECKPOINT_PASSIVE : SQLITE_CHECKPOINT_TRUNCATE
         let code = unsafe sqlite3_wal_checkpoint_v2(handle, nil, mode, &frames, &moved)
-        guard code == SQLITE_OK else { throw error(code, "checkpoint") }
+        guard code == SQLITE_OK || code & 0xff == SQLITE_BUSY else { throw error(code, "checkpoint") }
         return (Int(frames), Int(moved))
     }
 

@@ -27,6 +27,8 @@ final class Save {
     /// Its content is part of the next save's version: no version of its own.
     var isSuperseded = false
     var extents: [Extent] = []
+    /// How many bytes of its extents are in memory.
+    var residentBytes = 0
     /// Size and time of the file when this save ended.
     var size: Int64
     var modified: Int64
@@ -44,8 +46,8 @@ final class Save {
         lastChange = time
     }
 
-    /// 2^20 extents fit a group; the last few stay free for the chunks that sealing makes.
-    static let maximumExtents: Int64 = (1 << 20) - (1 << 14)
+    /// 2^20 extents fit a group; as many as the largest file has chunks stay free for what sealing makes, and those of one write.
+    static let maximumExtents: Int64 = (1 << 20) - (1 << 18) - (1 << 10)
 
     func nextID() -> Int64 {
         defer { count += 1 }

@@ -40,7 +40,7 @@ struct MemoryHead {
     let created: Int64
     let updated: Int64
     let size: Int64
-    /// nil: not yet asked for (content over a mebibyte is hashed on demand).
+    /// nil: not yet asked for (content over 128 KiB is hashed on demand).
     let digest: Digest?
     let content: Content
     /// The mount that wrote it; 0: the API, or a daemon before this one.

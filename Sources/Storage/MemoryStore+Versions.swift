@@ -27,7 +27,7 @@ extension MemoryStore {
         return memory
     }
 
-    /// Content over a mebibyte is hashed when someone first asks, without the store's lock; the answer stays with the head.
+    /// Content over 128 KiB is hashed when someone first asks, without the store's lock; the answer stays with the head.
     private func complete(_ memory: Memory) throws(RemfsError) -> Memory {
         guard memory.contentSHA256.isEmpty else { return memory }
         let found = try look { (state) throws(RemfsError) in try state.memoryInode(memory.id).head }
@@ -234,7 +234,7 @@ extension MemoryStore {
         let size = row.integerOrNil(4)
         var digest = unsafe row.isNull(5) ? nil : row.withBytes(5) { unsafe Digest(bytes: $0) }
         if digest == nil, let size {
-            // Over a mebibyte: hashed when asked for.
+            // Over 128 KiB: hashed when asked for.
             let content = Content(row, column: 15, size: size)
             digest = try reader.digest(of: content, size: size)
         }

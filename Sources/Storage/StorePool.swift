@@ -45,13 +45,19 @@ package final class StorePool: Sendable {
         for path in [stateDirectory, stateDirectory + "/stores", stateDirectory + "/orphans"] { try Self.makeDirectory(path) }
         lockFile = try Self.lock(stateDirectory)
         let path = stateDirectory + "/catalog.sqlite"
-        catalog = unsafe try Catalog(path: path, isNew: access(path, F_OK) != 0)
+        catalog = try Catalog(path: path, isNew: Self.isMissingOrEmpty(path))
         upkeep = Upkeep(logger: logger)
         syncer = Syncer()
         // Four: as many slow calls of the API as may run beside each other before the next waits.
         workers = WorkerPool(count: 4)
         try moveOrphans()
         upkeep.start(self)
+    }
+
+    /// Empty: a daemon was killed at its first start, before the catalog had a page.
+    private static func isMissingOrEmpty(_ path: String) -> Bool {
+        var status = stat()
+        return unsafe stat(path, &status) != 0 || status.st_size == 0
     }
 
     private static func makeDirectory(_ path: String) throws(RemfsError) {

@@ -132,22 +132,19 @@ extension StoreState {
                 guard let head = try chunkRow(newest) else { return }
                 let bases = try bases(of: head)
                 guard bases.count < DeltaChain.longestChain else { return }
+                var next = head.previous
                 for step in DeltaChain.steps(endingAt: head.sequence) {
-                    // Walk back to the chunk that is `step` older.
-                    var number = head.previous
-                    var row: ChunkRow?
-                    while let current = number, let found = try chunkRow(current) {
-                        if found.sequence <= head.sequence - step {
-                            row = found.sequence == head.sequence - step ? found : nil
-                            break
-                        }
-                        number = found.previous
+                    // Walk back to the chunk that is `step` older; the next step is further back.
+                    var found: (number: Int64, row: ChunkRow)?
+                    while let number = next, let row = try chunkRow(number), row.sequence >= head.sequence - step {
+                        found = (number, row)
+                        next = row.previous
                     }
                     // One that other versions share may be the head of another memory: it stays whole. So does one that came back
                     // and that the newer ones lead to.
-                    guard let row, let number, row.encoding == 0, row.references == 1, number != newest, !bases.contains(number) else {
-                        continue
-                    }
+                    guard let (number, row) = found, row.sequence == head.sequence - step, row.encoding == 0, row.references == 1,
+                        number != newest, !bases.contains(number)
+                    else { continue }
                     let old = try bytes(of: number)
                     let program = Delta.encode(old, against: try bytes(of: newest))
                     guard program.count * 4 < old.count * 3 else { continue }

@@ -149,7 +149,7 @@ extension StoreState {
         return save
     }
 
-    /// Bytes kept in memory until they are sealed, so that sealing reads nothing: what a save of a memory usually is.
+    /// Bytes of a save kept in memory until they are sealed, so that sealing reads nothing: what a save of a memory usually is.
     private static let residentLimit = 256 << 10
 
     private func add(
@@ -190,9 +190,11 @@ extension StoreState {
         }
         for place in unsafe pieces.indices {
             let piece = unsafe pieces[place]
+            let keepsBytes = unsafe save.residentBytes + (piece.3?.count ?? 0) <= Self.residentLimit
+            if keepsBytes { unsafe save.residentBytes += piece.3?.count ?? 0 }
             let extent = unsafe Extent(
                 id: numbers[place], kind: piece.0, offset: piece.1, length: piece.2,
-                bytes: piece.3.flatMap { unsafe $0.count <= Self.residentLimit ? Array($0) : nil })
+                bytes: keepsBytes ? piece.3.map { unsafe Array($0) } : nil)
             save.extents.append(extent)
             inode.drafts!.apply(extent)
         }

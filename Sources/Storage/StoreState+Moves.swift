@@ -98,12 +98,6 @@ extension StoreState {
             inode.changedBy = plan.changedBy
             inode.movedIn = caller.origin.number
             if plan.isHeir { inode.staleBase = staleBase }
-            // The memory it goes on with is as known as that was: its versions are no temporary file's.
-            if plan.isHeir || plan.continued != nil {
-                inode.unsettledIn = plan.isHeir ? target?.unsettledIn ?? 0 : 0
-                inode.bornBy = target?.bornBy ?? 0
-                inode.born = target?.born ?? 0
-            }
             inode.ownsContent = ownsContent
             if let head = plan.head { memoryInodes[head.memory] = inode.number }
             if plan.isHeir || plan.continued != nil {

@@ -92,6 +92,17 @@ extension StoreState {
     }
 
     func seal(_ batch: [Inode]) throws(RemfsError) {
+        // A seal that fails gives the numbers back that it took within its saves: a full disk may have it tried for hours.
+        let counts = batch.flatMap { inode in (inode.drafts?.saves ?? []).map { (save: $0, count: $0.count) } }
+        do throws(RemfsError) {
+            try sealNow(batch)
+        } catch {
+            for (save, count) in counts { save.count = count }
+            throw error
+        }
+    }
+
+    private func sealNow(_ batch: [Inode]) throws(RemfsError) {
         var plans: [SealPlan] = []
         for inode in batch {
             do throws(SQLiteError) {
@@ -123,7 +134,9 @@ extension StoreState {
 
     private func plan(_ inode: Inode) throws(SQLiteError) -> SealPlan? {
         // What is left over of a long burst is sealed by the next round: its contents are held in memory until they are written.
-        let saves = (inode.drafts?.saves.prefix { $0.isClosed } ?? []).prefix(Self.savesPerSeal)
+        // So a large save is sealed alone, and read from its rows.
+        var saves = (inode.drafts?.saves.prefix { $0.isClosed } ?? []).prefix(Self.savesPerSeal)
+        if saves.contains(where: { $0.size > Self.largestInBurst }) { saves = saves.prefix(1) }
         var plan = SealPlan(inode: inode, steps: [], movedBy: nil)
         // An unlinked file has no path to have versions at: what was closed was sealed before its name went.
         if inode.links == 0 { return nil }
@@ -156,6 +169,8 @@ extension StoreState {
     private typealias FreshChunks = [Int64: (bytes: [UInt8], sequence: Int64)]
 
     private static let savesPerSeal = 64
+    /// 1 MiB: 64 of them at once are what one seal may cost in memory.
+    private static let largestInBurst: Int64 = 1 << 20
     /// 128 KiB: more than the contract's 102,400 bytes, and 0.1 ms of the lock.
     static let hashedAtSeal: Int64 = 128 << 10
 
@@ -172,15 +187,18 @@ extension StoreState {
     }
 
     /// A chunk to be stored at `place`, after the one that `list` has there.
+    ///
+    /// - Parameter keeps: its bytes are asked for again before it is stored.
     private func newChunk(
-        _ number: Int64, _ bytes: [UInt8], isStored: Bool, replacing list: [Int64], at place: Int, _ fresh: inout FreshChunks
+        _ number: Int64, _ bytes: [UInt8], isStored: Bool, keeps: Bool, replacing list: [Int64], at place: Int,
+        _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> NewChunk {
         let previous = place < list.count && list[place] != 0 ? list[place] : nil
         var sequence: Int64 = 1
         if let previous {
             if let found = fresh[previous] { sequence = found.sequence + 1 } else { sequence = (try chunkRow(previous)?.sequence ?? 0) + 1 }
         }
-        fresh[number] = (bytes, sequence)
+        if keeps { fresh[number] = (bytes, sequence) }
         return NewChunk(
             number: number, digest: Digest(of: bytes), size: bytes.count, bytes: isStored ? nil : bytes, previous: previous, delta: nil,
             sequence: sequence)
@@ -204,7 +222,7 @@ extension StoreState {
             if content.count < save.size { content.append(contentsOf: repeatElement(0, count: Int(save.size) - content.count)) }
             content.removeSubrange(Int(save.size)...)
         }
-        let chunk = try newChunk(kept ?? save.nextID(), content, isStored: kept != nil, replacing: list, at: 0, &fresh)
+        let chunk = try newChunk(kept ?? save.nextID(), content, isStored: kept != nil, keeps: true, replacing: list, at: 0, &fresh)
         return SealPlan.Step(save: save, chunks: [(0, chunk)], list: [chunk.number], size: save.size, digest: chunk.digest)
     }
 
@@ -240,6 +258,7 @@ extension StoreState {
     ) throws(SQLiteError) -> SealPlan.Step {
         let drafts = Drafts(sealedSize: size)
         for extent in save.extents { drafts.apply(extent) }
+        let keeps = save.size <= Self.largestInBurst
         let block = Content.chunkSize
         let count = Int((save.size + block - 1) / block)
         var result: [Int64] = []
@@ -273,7 +292,7 @@ extension StoreState {
                     result.append(old)
                     continue
                 }
-                chunks.append((place, try newChunk(extent.id, bytes, isStored: true, replacing: list, at: place, &fresh)))
+                chunks.append((place, try newChunk(extent.id, bytes, isStored: true, keeps: keeps, replacing: list, at: place, &fresh)))
                 result.append(extent.id)
                 continue
             }
@@ -304,7 +323,7 @@ extension StoreState {
                 continue
             }
             let number = save.nextID()
-            chunks.append((place, try newChunk(number, bytes, isStored: false, replacing: list, at: place, &fresh)))
+            chunks.append((place, try newChunk(number, bytes, isStored: false, keeps: keeps, replacing: list, at: place, &fresh)))
             result.append(number)
         }
         // Whatever the API could have written is hashed when it is sealed; what is larger when someone asks.

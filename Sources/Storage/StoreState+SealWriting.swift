@@ -32,7 +32,8 @@ extension StoreState {
                 let number = try store(chunk, for: inode.number)
                 if number != chunk.number {
                     renamed[chunk.number] = number
-                } else if chunk.delta == nil, !DeltaChain.steps(endingAt: chunk.sequence).isEmpty {
+                } else if !DeltaChain.steps(endingAt: chunk.sequence).isEmpty {
+                    // Also where it is a delta itself: the one before it may have been sealed earlier.
                     outcome.candidates.append(number)
                 }
             }
@@ -45,7 +46,8 @@ extension StoreState {
                 continue
             }
             // Parts that stay are used once more by the new version.
-            for (place, number) in list.enumerated() where number != 0 && !step.chunks.contains(where: { $0.place == place }) {
+            let newPlaces = Set(step.chunks.map(\.place))
+            for (place, number) in list.enumerated() where number != 0 && !newPlaces.contains(place) {
                 statements.addReference.bind(number, at: 1)
                 try statements.addReference.run()
             }
@@ -126,7 +128,8 @@ extension StoreState {
             try statements.deleteExtent.run()
         }
         // A draft whose content was there already is not needed either.
-        for number in kept where save.extents.contains(where: { $0.id == number }) {
+        for extent in save.extents where kept.contains(extent.id) {
+            let number = extent.id
             if try chunkRow(number) == nil {
                 statements.deleteExtent.bind(number, at: 1)
                 try statements.deleteExtent.run()

@@ -159,6 +159,27 @@ import Testing
         }
     }
 
+    /// Whoever checkpoints may hold a lock that everyone needs: a reader must not keep it waiting.
+    @Test func aCheckpointDoesNotWaitForAReader() throws {
+        try withDatabase { path in
+            let connection = try Connection(path: path, mode: .create)
+            try connection.execute("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a INTEGER) STRICT")
+            let reader = try Connection(path: path, mode: .readWrite)
+            try reader.execute("BEGIN")
+            #expect(try reader.integer("SELECT count(*) FROM t") == 0)
+            try connection.execute("INSERT INTO t VALUES (1)")
+            let start = ContinuousClock.now
+            let outcome = try connection.checkpoint(.truncate)
+            #expect(ContinuousClock.now - start < .seconds(5))
+            #expect(outcome.frames > 0)
+            #expect(try reader.integer("SELECT count(*) FROM t") == 0)
+            try reader.execute("COMMIT")
+            _ = try connection.checkpoint(.truncate)
+            var status = stat()
+            #expect(stat(path + "-wal", &status) == 0 && status.st_size == 0)
+        }
+    }
+
     @Test func aReaderSeesTheLastCommitWhileAWriterGoesOn() throws {
         try withDatabase { path in
             let writer = try Connection(path: path, mode: .create)

@@ -343,6 +343,36 @@ import Testing
         }
     }
 
+    /// A large file is not held in memory while it is written, and comes back.
+    @Test func aLargeSaveIsNotHeldInMemory() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            var random = SeededRandom(seed: 59)
+            let number = try mount.create("/large")
+            var content: [UInt8] = []
+            // Pieces of odd sizes, so that chunks are put together from several.
+            while content.count < 6_000_000 {
+                let piece = random.text(131_072 - (random.chance(20) ? 1 : 0))
+                try mount.pwrite(number, piece, at: Int64(content.count))
+                content += piece
+            }
+            let resident = test.state { state in
+                state.inodes[number]!.drafts!.saves.reduce(0) { sum, save in sum + save.extents.reduce(0) { $0 + ($1.bytes?.count ?? 0) } }
+            }
+            #expect(resident <= 256 << 10)
+            #expect(try mount.contents("/large") == content)
+            mount.close(number)
+            try mount.pwrite(number, bytes("more"), at: 3)
+            mount.close(number)
+            try test.settleAll()
+            #expect(try test.log() == ["created /large", "modified /large"])
+            let first = try test.store.content(of: test.versions()[0])
+            #expect(first == content)
+            #expect(try mount.contents("/large") == Model.write(bytes("more"), at: 3, to: content))
+            Invariants.expect(test.store)
+        }
+    }
+
     // MARK: Limits
 
     @Test func limitsHoldBelowTheMount() throws {

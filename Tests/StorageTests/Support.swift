@@ -128,6 +128,14 @@ final class TestStore {
         for mount in mounts { try store.attach(mount.origin) }
     }
 
+    /// How long opening takes, as a daemon that starts does it.
+    func timeOfReopening() throws -> Duration {
+        try store.close()
+        let start = ContinuousClock.now
+        store = try Self.open(store.path, id, policy, isNew: false)
+        return ContinuousClock.now - start
+    }
+
     /// What a daemon that was killed right now leaves behind, opened: a copy of the files as they are.
     func withCopyAfterKill<Answer>(_ body: (MemoryStore) throws -> Answer) throws -> Answer {
         copies += 1
