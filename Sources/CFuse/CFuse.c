@@ -47,26 +47,25 @@ int cfuse_watch_closes(int group, const char *path) {
     return fanotify_mark(group, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_CLOSE_WRITE, AT_FDCWD, path) == 0 ? 0 : -errno;
 }
 
-int cfuse_read_closes(int group, struct cfuse_close *closes, int most) {
+int cfuse_read_closes(int group, struct cfuse_close *closes, int most, bool *dropped) {
     struct fanotify_event_metadata events[64];
     size_t room = (size_t)(most < 64 ? most : 64) * sizeof events[0];
     ssize_t length = read(group, events, room);
     if (length < 0) return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    int count = 0, dropped = 0;
+    int count = 0;
     struct fanotify_event_metadata *event = events;
     for (; FAN_EVENT_OK(event, length); event = FAN_EVENT_NEXT(event, length)) {
         if (event->fd < 0) {
-            if (event->mask & FAN_Q_OVERFLOW) dropped = 1;
+            if (event->mask & FAN_Q_OVERFLOW) *dropped = true;
             continue;
         }
         struct statx result;
         // DONT_SYNC: what the kernel knows will do; asking the server would be asking ourselves.
-        if (statx(event->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &result) == 0) {
-            closes[count].inode = result.stx_ino;
-            closes[count].device_minor = result.stx_dev_minor;
-            count++;
-        }
-        close(event->fd);
+        int known = statx(event->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &result) == 0;
+        closes[count].inode = known ? result.stx_ino : 0;
+        closes[count].device_minor = known ? result.stx_dev_minor : 0;
+        closes[count].descriptor = event->fd;
+        count++;
     }
-    return dropped ? -ENOBUFS : count;
+    return count;
 }

@@ -84,7 +84,7 @@ final class MemoryFilesystem: FuseFilesystem {
     func caller(_ context: FuseContext) -> Caller {
         Caller(
             origin: origin, uid: mountOptions.uid == nil ? context.uid : geteuid(), gid: mountOptions.gid == nil ? context.gid : getegid(),
-            pid: context.pid)
+            pid: context.pid, writer: context.uid)
     }
 
     func shown(_ inode: InodeAttributes) -> FuseAttributes {

@@ -111,11 +111,11 @@ package final class MountTable: Sendable {
         } catch {
             throw RemfsError(.unavailable, "cannot list what is mounted", cause: "\(error)")
         }
-        for mount in existing where mount.isDead {
-            // Not a store of ours: another daemon's business.
-            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil else {
-                continue
-            }
+        for mount in existing {
+            // Not a store of ours is another daemon's business, and not even to be asked whether it answers: it may hang.
+            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil,
+                mount.isDead
+            else { continue }
             let path = String(decoding: mount.path, as: UTF8.self)
             do {
                 try FuseMountpoint.unmount(mount.path, lazily: true)

@@ -1,10 +1,13 @@
 internal import CFuse
 internal import Glibc
+internal import Threads
 
 /// Close events of mounts whose OPEN is answered with ENOSYS: who has a file open for writing closes it, and the kernel tells, before
 /// `close` returns, through fanotify. One group for all mounts of a process (the kernel allows 128 groups for each user).
 ///
-/// `read` may be called on any thread, one at a time. It asks no file system anything.
+/// `read` may be called on any thread, one at a time. It asks no file system anything, and waits for none: the events' own descriptors are
+/// closed by a thread that nobody waits for. Closing the last one of an unlinked file waits until its dirty pages are written, which is
+/// our own server's to do; the thread that serves would wait for itself.
 package final class FuseCloseEvents: Sendable {
     /// A file that a writer has closed: its node, and the mount's device number (`FuseMountpoint.number`).
     package struct Close: Sendable, Equatable {
@@ -15,6 +18,13 @@ package final class FuseCloseEvents: Sendable {
     private let group: Int32
     /// Readable from `wake` on.
     private let bell: Int32
+
+    private struct Closing {
+        var descriptors: [Int32] = []
+        var isStopping = false
+    }
+    private let closing = Mutex(Closing())
+    private let closingChanged = Condition()
 
     /// nil where the process may not: it needs CAP_SYS_ADMIN.
     package init?() {
@@ -27,11 +37,27 @@ package final class FuseCloseEvents: Sendable {
         }
         self.group = group
         self.bell = bell
+        let (closing, changed) = (closing, closingChanged)
+        // Ends by itself once the last events are closed after `deinit`.
+        _ = Thread("remfs-closer") { Self.closeDescriptors(closing, changed) }
     }
 
     deinit {
+        closing.withLock { $0.isStopping = true }
+        closingChanged.signal()
         close(group)
         close(bell)
+    }
+
+    private static func closeDescriptors(_ closing: Mutex<Closing>, _ changed: Condition) {
+        while true {
+            let descriptors = closing.wait(on: changed, until: { $0.isStopping || !$0.descriptors.isEmpty }) { closing in
+                defer { closing.descriptors = [] }
+                return closing.descriptors
+            }
+            if descriptors.isEmpty { return }
+            for descriptor in descriptors { close(descriptor) }
+        }
     }
 
     /// Hears of closes on the file system at `path`, which must be served already. 0 or an errno. Ends with the mount.
@@ -43,17 +69,22 @@ package final class FuseCloseEvents: Sendable {
     package func read() -> (closes: [Close], dropped: Bool) {
         var closes: [Close] = []
         var dropped = false
-        while true {
-            let count = unsafe withUnsafeTemporaryAllocation(of: cfuse_close.self, capacity: 64) { buffer -> Int32 in
-                let count = unsafe cfuse_read_closes(group, buffer.baseAddress!, 64)
-                for place in 0..<max(0, Int(count)) {
+        var count: Int32 = 0
+        repeat {
+            count = unsafe withUnsafeTemporaryAllocation(of: cfuse_close.self, capacity: 64) { buffer -> Int32 in
+                let count = unsafe cfuse_read_closes(group, buffer.baseAddress!, 64, &dropped)
+                guard count > 0 else { return count }
+                closing.withLock { closing in
+                    for place in 0..<Int(count) { unsafe closing.descriptors.append(buffer[place].descriptor) }
+                }
+                for place in 0..<Int(count) where unsafe buffer[place].inode != 0 {
                     unsafe closes.append(Close(node: buffer[place].inode, mount: buffer[place].device_minor))
                 }
                 return count
             }
-            if count == -ENOBUFS { dropped = true }
-            if count <= 0, count != -ENOBUFS { return (closes, dropped) }
-        }
+            if count > 0 { closingChanged.signal() }
+        } while count == 64
+        return (closes, dropped)
     }
 
     /// Blocks until an event waits, or `wake` was called; answers whether it was an event.

@@ -112,6 +112,8 @@ final class Inode {
     var staleBase: Int64?
     /// The mount of the last change of name.
     var movedIn = 0
+    /// Which mount took its last name, and when (monotonic, ns).
+    var removal: (origin: Int, time: Int64)?
     /// The mount in which the file was born, as long as nobody else was told of it. 0: settled.
     var unsettledIn: Int
     /// The process that made it, and when (ns): what tells a temporary file from a moved one.

@@ -45,23 +45,27 @@ package final class Origin: Sendable {
 /// Who asks for a change through a mount.
 package struct Caller: Sendable {
     package let origin: Origin
+    /// Who is to own what the caller makes.
     package let uid: UInt32
     package let gid: UInt32
+    /// Who the caller is, where a mount shows every file as another's.
+    let writer: UInt32
     /// 0: the kernel names no process.
     package let pid: Int32
 
-    package init(origin: Origin, uid: UInt32, gid: UInt32, pid: Int32) {
+    package init(origin: Origin, uid: UInt32, gid: UInt32, pid: Int32, writer: UInt32? = nil) {
         self.origin = origin
         self.uid = uid
         self.gid = gid
         self.pid = pid
+        self.writer = writer ?? uid
     }
 
     /// Asks /proc, so only where a version begins.
     func author() -> Author {
-        guard pid > 0 else { return Author(origin.actor(uid)) }
+        guard pid > 0 else { return Author(origin.actor(writer)) }
         let (process, command) = origin.process(pid)
-        return Author(origin.actor(uid), writer: Writer(uid: uid, pid: process, command: command))
+        return Author(origin.actor(writer), writer: Writer(uid: writer, pid: process, command: command))
     }
 }
 

@@ -266,6 +266,7 @@ extension StoreState {
         }
         inode.head = nil
         if inode.links == 0 {
+            inode.removal = (origin, Self.monotonic())
             if inode.isRegular {
                 if inode.isMemory { memoryFiles -= 1 }
                 usedBytes -= inode.size

@@ -282,8 +282,9 @@ extension StoreState {
                 result.append(old)
                 continue
             }
+            // All of the extent still shows: none of it was cut off by a truncation before the file grew again.
             if segments.count == 1, segments[0].extent.kind == .bytes, segments[0].extent.offset == start,
-                segments[0].extent.length == end - start
+                segments[0].extent.length == end - start, segments[0].end == end
             {
                 let extent = segments[0].extent
                 let bytes = try self.bytes(of: extent)

@@ -70,6 +70,22 @@ struct FilesTests {
         }
     }
 
+    /// What was cut off in the middle of a save does not come back when the file grows again, read before the seal or after it.
+    @Test func cutBytesDoNotComeBack() async throws {
+        try await MountedStore.with { mount in
+            let full = [UInt8](repeating: 7, count: 200_000)
+            let model = [UInt8](repeating: 7, count: 99_716) + [UInt8](repeating: 0, count: 150_284)
+            try mount.withOpen("/f", O_RDWR | O_CREAT) { file in
+                try Files.write(full, to: file)
+                try check(ftruncate(file, 99_716))
+                try check(ftruncate(file, 250_000))
+                expect(try TestSupport.read(file, 300_000, at: 0) == model, is: true)
+            }
+            expect(try mount.store.content(of: mount.store.memory(at: "/f")) == model, is: true)
+            expect(try mount.bytes("/f") == model, is: true)
+        }
+    }
+
     // MARK: Holes
 
     @Test func aSparseFileHasHolesAndData() async throws {

@@ -77,10 +77,25 @@ package final class TestDaemon: Sendable {
         pool.close()
     }
 
+    /// A child that some other test has just forked holds the lock of the directory until its exec.
+    private func reopened() throws -> StorePool {
+        let deadline = ContinuousClock.now + .seconds(10)
+        while true {
+            let result = Result { () throws(RemfsError) in
+                try StorePool(stateDirectory: directory + "/state", logger: log.logger)
+            }
+            if case .failure(let error) = result, error.code == .busy, ContinuousClock.now < deadline {
+                usleep(1_000)
+                continue
+            }
+            return try result.get()
+        }
+    }
+
     /// Ends the daemon, opens its stores again, and lends one.
     package func afterwards<Result>(_ id: StoreID, _ body: (MemoryStore) throws -> Result) throws -> Result {
         end()
-        let pool = try StorePool(stateDirectory: directory + "/state", logger: log.logger)
+        let pool = try reopened()
         defer { pool.close() }
         let store = try pool.retain(id)
         defer { pool.release(id) }

@@ -27,20 +27,36 @@ package enum TemporaryDirectory {
     private static let cleared: Void = {
         for name in names(in: base) where name.hasPrefix(prefix) {
             let pid = name.dropFirst(prefix.count).prefix { $0 != "-" }
-            guard let number = pid_t(pid), kill(number, 0) == -1, errno == ESRCH else { continue }
-            for mount in mounts(below: "\(base)/\(name)") where umount2(mount, Int32(MNT_DETACH)) != 0 {
-                Issue.record("cannot clear the mount \(mount) of an earlier run: \(Errno(errno))")
+            guard let number = pid_t(pid), isGone(number) else { continue }
+            for mount in mounts(below: "\(base)/\(name)") {
+                // One of its threads may still wait for an answer of its own, and holds the connection.
+                abort(mount.connection)
+                if umount2(mount.path, Int32(MNT_DETACH)) != 0 {
+                    Issue.record("cannot clear the mount \(mount.path) of an earlier run: \(Errno(errno))")
+                }
             }
             remove("\(base)/\(name)")
         }
     }()
+
+    private static func isGone(_ pid: pid_t) -> Bool {
+        if kill(pid, 0) == -1 { return errno == ESRCH }
+        return Files.text("/proc/\(pid)/status")?.contains("\nState:\tZ") ?? true
+    }
+
+    private static func abort(_ connection: Substring) {
+        let file = open("/sys/fs/fuse/connections/\(connection)/abort", O_WRONLY | O_CLOEXEC)
+        guard file >= 0 else { return }
+        Glibc.write(file, "1", 1)
+        close(file)
+    }
 
     /// Removes a tree, unless something is still mounted in it: that belongs to its test's failure.
     static func remove(_ path: String) {
         let left = mounts(below: path)
         guard left.isEmpty else {
             Issue.record("still mounted: \(left)")
-            for mount in left { umount2(mount, Int32(MNT_DETACH)) }
+            for mount in left { umount2(mount.path, Int32(MNT_DETACH)) }
             return
         }
         removeTree(path)
@@ -56,12 +72,13 @@ package enum TemporaryDirectory {
         if rmdir(path) != 0, errno != ENOENT { Issue.record("cannot remove \(path): \(Errno(errno))") }
     }
 
-    /// Mountpoints below a directory, the innermost first.
-    private static func mounts(below path: String) -> [String] {
+    /// Mountpoints below a directory, the innermost first, and the numbers of their FUSE connections.
+    private static func mounts(below path: String) -> [(path: String, connection: Substring)] {
         guard let table = Files.text("/proc/self/mountinfo") else { return [] }
         return table.split(separator: "\n").compactMap { line in
             let fields = line.split(separator: " ")
-            return fields.count > 4 && fields[4].hasPrefix(path + "/") ? String(fields[4]) : nil
+            guard fields.count > 4, fields[4].hasPrefix(path + "/") else { return nil }
+            return (String(fields[4]), fields[2].split(separator: ":")[1])
         }.reversed()
     }
 

@@ -3,6 +3,7 @@
 #define FUSE_USE_VERSION 314
 #include <fuse3/fuse_lowlevel.h>
 #include <linux/fuse.h>
+#include <stdbool.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -37,8 +38,12 @@ int cfuse_watch_closes(int group, const char *_Nonnull path);
 struct cfuse_close {
     uint64_t inode;
     uint32_t device_minor;
+    /// The event's own descriptor, the caller's to close.
+    int descriptor;
 };
 
-/// Reads close events that wait in `group` without blocking, at most `most`. Returns how many; -ENOBUFS if the kernel had to drop some.
-/// Each event's own descriptor is closed again before this returns: an open one keeps umount busy.
-int cfuse_read_closes(int group, struct cfuse_close *_Nonnull closes, int most);
+/// Reads close events that wait in `group` without blocking, at most `most`. Returns how many, or -errno;
+/// `dropped` is set if the kernel had to drop some.
+/// Each event comes with a descriptor that the caller closes: soon, since an open one keeps umount busy, and on a thread that nobody waits
+/// for, since closing the last one of an unlinked file waits until its dirty pages are written, by our own server.
+int cfuse_read_closes(int group, struct cfuse_close *_Nonnull closes, int most, bool *_Nonnull dropped);
