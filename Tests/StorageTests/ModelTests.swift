@@ -52,6 +52,7 @@ import Testing
                         log.append("settle all")
                         try test.settleAll()
                         try checkMemories(test)
+                        try checkHistory(test)
                     case 2:
                         log.append("reopen")
                         for mount in test.mounts { mount.closeAll() }
@@ -128,9 +129,12 @@ import Testing
             }
         }
 
-        /// Every version that was ever shown and was not withdrawn has its bytes still.
+        /// Every version that was ever shown is there and has its bytes still.
         private func checkHistory(_ test: TestStore) throws {
-            for version in try test.versions() where version.operation != .deleted {
+            let versions = try test.versions()
+            let lost = Set(history.keys).subtracting(versions.map(\.number))
+            guard lost.isEmpty else { throw Failure("versions \(lost.sorted()) are gone") }
+            for version in versions where version.operation != .deleted {
                 let content = try test.store.content(of: version)!
                 guard version.sizeInBytes == Int64(content.count) else { throw Failure("version \(version.number) has another size") }
                 if let digest = version.contentSHA256, digest != Digest(of: content).hex {
