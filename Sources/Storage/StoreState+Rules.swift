@@ -89,10 +89,26 @@ extension StoreState {
         let place = Place(parent: removal.parent, name: removal.name)
         removals[removal.memory] = removal
         removalAt[place] = removal.memory
-        removalQueue.append((removal.due, removal.memory))
+        enqueue(removal)
     }
 
-    /// The memory whose removal is due next.
+    private func enqueue(_ removal: Removal) {
+        if removal.due == 0 { endedMemories.append(removal.memory) } else { removalQueue.append((removal.due, removal.memory)) }
+    }
+
+    /// Takes the removals that are due by `time` out of the queues, at most 256: as long as a seal of as many files may hold the lock.
+    private func takeRemovals(dueBy time: Int64) -> [Removal] {
+        let ended = endedMemories.prefix(256)
+        endedMemories.removeFirst(ended.count)
+        var due = ended.compactMap { removals[$0] }.filter { $0.due == 0 }
+        while due.count < 256, let removal = nextRemoval(), removal.due <= time {
+            due.append(removal)
+            removalQueueStart += 1
+        }
+        return due
+    }
+
+    /// The memory whose removal is due next, of those that wait.
     private func nextRemoval() -> Removal? {
         while removalQueueStart < removalQueue.count {
             let next = removalQueue[removalQueueStart]
@@ -105,7 +121,7 @@ extension StoreState {
     }
 
     /// Monotonic, ns: when the next removal is to be sealed.
-    var nextRemovalDue: Int64? { nextRemoval()?.due }
+    var nextRemovalDue: Int64? { endedMemories.isEmpty ? nextRemoval()?.due : 0 }
 
     func removeFromMemory(_ removal: Removal) {
         removals[removal.memory] = nil
@@ -142,12 +158,7 @@ extension StoreState {
         if all {
             due = removals.values.filter(condition).sorted { $0.due < $1.due }
         } else {
-            let time = Self.monotonic()
-            // 256: as long as a seal of as many files may hold the lock.
-            while due.count < 256, let removal = nextRemoval(), removal.due <= time {
-                due.append(removal)
-                removalQueueStart += 1
-            }
+            due = takeRemovals(dueBy: Self.monotonic())
         }
         guard !due.isEmpty else { return }
         try reserveNumbers(Int64(due.count))
@@ -166,7 +177,7 @@ extension StoreState {
                 for version in versions { try insert(version) }
             }
         } catch {
-            if !all { removalQueue.append(contentsOf: due.map { ($0.due, $0.memory) }) }
+            if !all { for removal in due { enqueue(removal) } }
             throw error
         }
         for removal in due { removeFromMemory(removal) }

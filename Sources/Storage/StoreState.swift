@@ -43,6 +43,8 @@ final class StoreState {
     /// Removals in the order in which they are due; those that were continued meanwhile are skipped.
     var removalQueue: [(due: Int64, memory: Int64)] = []
     var removalQueueStart = 0
+    /// Those that are due at once.
+    var endedMemories: [Int64] = []
     /// Memories and their inodes, for what is asked for by ID.
     var memoryInodes: [Int64: InodeNumber] = [:]
     /// Content bytes of all regular files that have a name, drafts included.

@@ -320,12 +320,16 @@ import Threads
         }
         #expect(try pool.statistics().stores == 1)
         // Closing waits for threads, which this one may not.
-        await withCheckedContinuation { done in
-            _ = Threads.Thread("close") {
-                pool.close()
-                done.resume()
+        let thread = await withCheckedContinuation { done in
+            let started = Mutex<Threads.Thread?>(nil)
+            started.withLock { thread in
+                thread = Threads.Thread("close") {
+                    pool.close()
+                    done.resume(returning: started.withLock { $0! })
+                }
             }
         }
+        thread.join()
     }
 
     /// Upkeep by itself: a save is sealed, a removal told, and the journal emptied, with nobody asking.

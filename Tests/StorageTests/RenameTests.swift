@@ -369,6 +369,22 @@ import Testing
         }
     }
 
+    /// A memory that another was moved over ends at once, whatever else is waiting for its two seconds.
+    @Test func whatEndsAtOnceDoesNotWaitInLine() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            for path in ["/a", "/b", "/c"] { try mount.save(path, path) }
+            for path in ["/a", "/b", "/c"] { _ = try test.memory(path) }
+            try mount.unlink("/c")
+            try mount.rename("/a", "/b")
+            try test.state { try $0.sealRemovals(all: false) }
+            #expect(try test.log().contains("deleted /a"))
+            #expect(try !test.log().contains("deleted /c"))
+            try test.settleAll()
+            Invariants.expect(test.store)
+        }
+    }
+
     @Test func anExchangeSwapsContents() throws {
         for isReopened in [false, true] {
             try TestStore.with { test in
