@@ -29,7 +29,7 @@ extension ServeTests {
                     if kind == "append":
                         with open("log", "a") as f: f.write(f"{n}\\n")
                     elif kind == "create":
-                        save(f"new/{n}", f"{n} " * 100)
+                        save(f"new/f{n}", f"{n} " * 100)
                     elif kind == "rename":
                         save("renamed.tmp", f"{n} " * 100)
                         os.replace("renamed.tmp", "renamed")
@@ -128,11 +128,12 @@ extension ServeTests {
             var names: [String] = []
             for name in try Files.names(in: root + "/new") {
                 let text = Files.text("\(root)/new/\(name)")
-                let whole = String(repeating: "\(name) ", count: 100)
+                // f and the number, since 4913 alone is a working file of vim's.
+                let number = String(name.dropFirst())
                 // One that was under way may be there without its bytes.
-                if created.done[Int(name) ?? 0] == nil, text == "" { continue }
-                #expect(text == whole, "new/\(name), \(when)")
-                names.append(name)
+                if created.done[Int(number) ?? 0] == nil, text == "" { continue }
+                #expect(text == String(repeating: "\(number) ", count: 100), "new/\(name), \(when)")
+                names.append(number)
             }
             judge(names, created, gaps["create"]!, when)
 

@@ -235,6 +235,16 @@ struct SeveralMountsTests {
         }
     }
 
+    /// RELEASE comes after `close` has returned: it ends its own save, not the next one.
+    @Test func eachSaveIsOneVersionHoweverCloseTheNext() async throws {
+        var strict = MountOptions()
+        strict.coherence = .strict
+        try await MountedStore.with(memories: ["/f": "0"], strict) { mount in
+            for number in 1...200 { try mount.write("/f", "\(number)") }
+            expect(try mount.history(), is: (1...200).map { "modified /f #1: \($0)..." })
+        }
+    }
+
     @Test func locksHoldBetweenStrictMounts() async throws {
         var strict = MountOptions()
         strict.coherence = .strict
