@@ -256,7 +256,8 @@ extension FuseTests {
             try MountedToy.with { mount throws in
                 var handshake = try #require(mount.connection.handshake)
                 handshake.reply[0] ^= 1
-                let held = try check(fcntl(mount.connection.notificationDescriptor, F_DUPFD_CLOEXEC, 0))
+                // A number so high that no other test is given it, at once, when it is free again.
+                let held = try check(fcntl(mount.connection.notificationDescriptor, F_DUPFD_CLOEXEC, 800))
                 #expect(throws: FuseConnection.Failure.handshake) {
                     _ = try FuseConnection(filesystem: mount.toy, device: held, number: nil, adopting: handshake)
                 }
