@@ -17,6 +17,7 @@ let tests: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
+let deques: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
@@ -30,6 +31,7 @@ let package = Package(
     name: "remfs",
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-collections", exact: "1.6.0"),
         .package(url: "https://github.com/apple/swift-configuration", exact: "1.4.0", traits: ["YAML", "CommandLineArguments"]),
         .package(url: "https://github.com/apple/swift-crypto", exact: "4.5.2"),
         .package(url: "https://github.com/apple/swift-log", exact: "1.16.2"),
@@ -43,13 +45,13 @@ let package = Package(
     targets: [
         // The ground: C headers, and the threads that both faces block on.
         .target(name: "CFuse", linkerSettings: [.linkedLibrary("fuse3")]),
-        .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
+        .target(name: "CSQLite", linkerSettings: [.linkedLibrary("sqlite3")]),
         .target(name: "Threads", swiftSettings: strict),
         .target(name: "SQLite", dependencies: ["CSQLite"], swiftSettings: strict),
         .target(name: "Fuse", dependencies: ["CFuse", "Threads"], swiftSettings: strict),
 
         // What is stored, and how the kernel sees it.
-        .target(name: "Storage", dependencies: ["SQLite", "Threads", crypto, logging], swiftSettings: strict),
+        .target(name: "Storage", dependencies: ["SQLite", "Threads", crypto, deques, logging], swiftSettings: strict),
         .target(
             name: "Filesystem", dependencies: ["Fuse", "Storage", "Threads", logging, metrics], swiftSettings: strict),
 

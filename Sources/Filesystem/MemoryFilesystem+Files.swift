@@ -8,11 +8,14 @@ extension MemoryFilesystem {
     // MARK: Opening, where it is answered (`coherence: strict`)
 
     func open(_ node: NodeID, flags: Int32, _ context: FuseContext) throws(FuseErrno) {
-        if flags & O_ACCMODE != O_RDONLY, origin.isReadOnly.load(ordering: .acquiring) { throw FuseErrno(EROFS) }
+        guard flags & O_ACCMODE != O_RDONLY else { return }
+        if origin.isReadOnly.load(ordering: .acquiring) { throw FuseErrno(EROFS) }
+        if writers.open(node) { try answer { () throws(RemfsError) in try store.closed(number(node), through: origin) } }
     }
 
     /// One descriptor was closed: when this is answered, every mount sees the bytes.
     func flush(_ node: NodeID, owner: UInt64, _ context: FuseContext, _ reply: FuseReply) {
+        writers.flush(node)
         locks.releasePOSIX(on: number(node), owner: LockOwner(mount: origin.number, owner: owner))
         FuseWorkers.willBlock()
         // A kernel that does not answer within a second is the watchdog's to judge.
@@ -22,7 +25,7 @@ extension MemoryFilesystem {
 
     func release(_ node: NodeID, flags: Int32, flockOwner: UInt64?, _ context: FuseContext, _ reply: FuseReply) {
         if let flockOwner { locks.releaseWhole(on: number(node), owner: LockOwner(mount: origin.number, owner: flockOwner)) }
-        if flags & O_ACCMODE != O_RDONLY {
+        if flags & O_ACCMODE != O_RDONLY, writers.release(node) {
             do throws(RemfsError) {
                 try store.closed(number(node), through: origin)
             } catch {
@@ -55,6 +58,7 @@ extension MemoryFilesystem {
                     bytes, to: number(node), at: offset, append: flags.append && !flags.fromPageCache, seen: .irrelevant,
                     by: caller(context))
             }
+            if mountOptions.coherence == .strict { writers.changed(node) }
             // The kernel put the bytes where it believed the end to be.
             if start != offset { invalidations.post([.bytes(number(node), offset: min(start, offset), length: 0)]) }
             return bytes.count

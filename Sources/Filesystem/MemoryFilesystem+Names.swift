@@ -48,10 +48,12 @@ extension MemoryFilesystem {
         try answer { () throws(RemfsError) in
             // Opened for reading only, no close event will come for it.
             let isOpen = flags & O_ACCMODE != O_RDONLY
-            return entry(
+            let entry = entry(
                 try store.create(
                     NewInode(mode: UInt32(S_IFREG) | (mode & 0o7777), isOpen: isOpen), named: unsafe bytes(name), in: number(parent),
                     by: caller(context)))
+            if isOpen, mountOptions.coherence == .strict { _ = writers.open(entry.attributes.node) }
+            return entry
         }
     }
 

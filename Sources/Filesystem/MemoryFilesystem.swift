@@ -18,6 +18,8 @@ final class MemoryFilesystem: FuseFilesystem {
     let locks: LockTable
     let logger: Logger
     let virtual: VirtualFiles
+    /// Kept where opens are answered (`coherence: strict`).
+    let writers = OpenWriters()
     private let ended = Mutex(false)
     private let endedCondition = Condition()
     private let onEnd: @Sendable () -> Void

@@ -17,11 +17,8 @@ package final class OperationCounters: Sendable {
         let errno: Int32
     }
 
-    private static let places: [FuseOperation: Int] = .init(
-        uniqueKeysWithValues: FuseOperation.allCases.enumerated().map { ($0.element, $0.offset) })
-
     func count(_ operation: FuseOperation, errno: Int32, seconds: Double) {
-        let place = Self.places[operation] ?? 0
+        let place = operation.rawValue
         counters[place].requests.wrappingAdd(1, ordering: .relaxed)
         counters[place].nanoseconds.wrappingAdd(UInt64(max(0, seconds) * 1e9), ordering: .relaxed)
         if errno != 0 { failures.withLock { $0[Failure(operation: place, errno: errno), default: 0] += 1 } }
@@ -44,11 +41,11 @@ package final class OperationCounters: Sendable {
             var failed: UInt64 = 0
             for (failure, count) in failures where failure.operation == place {
                 failed += count
-                rows.append(Row(operation: operation.rawValue, errno: failure.errno, count: count, seconds: 0))
+                rows.append(Row(operation: operation.name, errno: failure.errno, count: count, seconds: 0))
             }
             rows.append(
                 Row(
-                    operation: operation.rawValue, errno: 0, count: total - min(total, failed),
+                    operation: operation.name, errno: 0, count: total - min(total, failed),
                     seconds: Double(counters[place].nanoseconds.load(ordering: .relaxed)) / 1e9))
         }
         return rows
@@ -59,7 +56,7 @@ package final class OperationCounters: Sendable {
         var totals: [String: UInt64] = [:]
         for (place, operation) in FuseOperation.allCases.enumerated() {
             let total = counters[place].requests.load(ordering: .relaxed)
-            if total > 0 { totals[operation.rawValue] = total }
+            if total > 0 { totals[operation.name] = total }
         }
         return totals
     }

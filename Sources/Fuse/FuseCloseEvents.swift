@@ -21,6 +21,8 @@ package final class FuseCloseEvents: Sendable {
 
     private struct Closing {
         var descriptors: [Int32] = []
+        /// The closer waits to be signalled. Otherwise it looks by itself in a moment: in a burst nobody who serves pays for waking it.
+        var isAsleep = false
         var isStopping = false
     }
     private let closing = Mutex(Closing())
@@ -50,15 +52,27 @@ package final class FuseCloseEvents: Sendable {
     }
 
     private static func closeDescriptors(_ closing: Mutex<Closing>, _ changed: Condition) {
+        func take(_ closing: inout Closing) -> [Int32] {
+            defer { closing.descriptors = [] }
+            closing.isAsleep = false
+            return closing.descriptors
+        }
         while true {
-            let descriptors = closing.wait(on: changed, until: { $0.isStopping || !$0.descriptors.isEmpty }) { closing in
-                defer { closing.descriptors = [] }
-                return closing.descriptors
+            var descriptors = closing.withLock { closing in
+                closing.isAsleep = closing.descriptors.isEmpty
+                return closing.descriptors.isEmpty ? [] : take(&closing)
+            }
+            if descriptors.isEmpty {
+                descriptors = closing.wait(on: changed, until: { $0.isStopping || !$0.descriptors.isEmpty }, take)
             }
             if descriptors.isEmpty { return }
             for descriptor in descriptors { close(descriptor) }
+            usleep(burstPause)
         }
     }
+
+    /// In us: how long a descriptor may stay open in a burst of closes. While one is open, `umount` finds the mount busy.
+    private static let burstPause: UInt32 = 500
 
     /// Hears of closes on the file system at `path`, which must be served already. 0 or an errno. Ends with the mount.
     package func watch(_ path: [UInt8]) -> Int32 {
@@ -74,15 +88,17 @@ package final class FuseCloseEvents: Sendable {
             count = unsafe withUnsafeTemporaryAllocation(of: cfuse_close.self, capacity: 64) { buffer -> Int32 in
                 let count = unsafe cfuse_read_closes(group, buffer.baseAddress!, 64, &dropped)
                 guard count > 0 else { return count }
-                closing.withLock { closing in
+                let wakes = closing.withLock { closing in
                     for place in 0..<Int(count) { unsafe closing.descriptors.append(buffer[place].descriptor) }
+                    defer { closing.isAsleep = false }
+                    return closing.isAsleep
                 }
+                if wakes { closingChanged.signal() }
                 for place in 0..<Int(count) where unsafe buffer[place].inode != 0 {
                     unsafe closes.append(Close(node: buffer[place].inode, mount: buffer[place].device_minor))
                 }
                 return count
             }
-            if count > 0 { closingChanged.signal() }
         } while count == 64
         return (closes, dropped)
     }

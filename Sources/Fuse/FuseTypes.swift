@@ -170,9 +170,12 @@ package struct FuseLock: Equatable, Sendable {
     }
 }
 
-/// The operations, by the names that metrics and budgets use.
-package enum FuseOperation: String, CaseIterable, Sendable {
+/// The operations. `rawValue` is the place in `allCases`.
+package enum FuseOperation: Int, CaseIterable, Sendable {
     case lookup, forget, getattr, setattr, readlink, mknod, mkdir, unlink, rmdir, symlink, rename, link, open, read, write, statfs,
         release, fsync, setxattr, getxattr, listxattr, removexattr, flush, initialize, opendir, readdir, readdirplus, releasedir, fsyncdir,
         getlk, setlk, flock, create, interrupt, fallocate, lseek, copyFileRange, other
+
+    /// By which metrics and budgets call it.
+    package var name: String { "\(self)" }
 }

@@ -33,8 +33,9 @@ package final class MemoryStore: Sendable {
             try Connection(path: path, mode: isNew ? .create : .readWrite)
         }
         try Schema.migrate(writer, named: label, application: Schema.storeApplicationID, migrations: Schema.store, isNew: isNew)
-        // Checkpoints run on a thread of their own; the journal file shrinks again after a burst.
-        let pragmas = "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 4194304; PRAGMA cache_size = -16384;"
+        // Checkpoints run on a thread of their own. Between them the journal keeps its size, since writing over what is there costs half of
+        // appending; above the limit it shrinks when it starts over, and a quiet store's long one is emptied (`tidy`).
+        let pragmas = "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 33554432; PRAGMA cache_size = -16384;"
         try RemfsError.mapping(label) { () throws(SQLiteError) in try writer.execute(pragmas) }
         let state = try StoreState(id: id, label: label, policy: policy, isArchived: isArchived, writer: writer)
         if isNew { try Self.makeRoot(state) }
@@ -202,17 +203,22 @@ package final class MemoryStore: Sendable {
     /// waits. Called by one thread at a time.
     func maintain() throws(RemfsError) -> Int64? {
         let time = StoreState.monotonic()
-        // A seal waits for 3 ms of quiet, so that it does not stand in the way of a burst, but at most for 2 s.
+        // A seal waits for 3 ms of quiet, so that it does not stand in the way of a burst, but at most for 2 s, and not while memory fills.
+        // Then it goes on bit by bit between the others' changes until nothing waits.
         let next = try state.withLock { (state) throws(RemfsError) -> Int64? in
             defer { state.postInvalidations(except: 0) }
             let isQuiet = time - state.lastActivity > 3_000_000
             if !isQuiet, !state.sealQueue.isEmpty {
                 if state.sealWaitsSince == 0 { state.sealWaitsSince = time }
-                if time - state.sealWaitsSince < 2_000_000_000 { return state.lastActivity + 3_000_000 + 1 }
+                guard time - state.sealWaitsSince > 2_000_000_000 || state.openGroups.count > StoreState.mostWaiting else {
+                    return state.lastActivity + 3_000_000 + 1
+                }
+                try state.sealBatch(atMost: 16)
+                if !state.sealQueue.isEmpty { return time + 1_000_000 }
             }
             state.sealWaitsSince = 0
             state.closeQuietSaves(at: time)
-            try state.sealQueued(atMost: 64)
+            try state.sealBatch()
             if !state.sealQueue.isEmpty { return time }
             try state.sealRemovals(all: false)
             state.removeEmptiedDirectories()
@@ -253,12 +259,15 @@ package final class MemoryStore: Sendable {
                 try state.query { () throws(SQLiteError) in try state.writer.execute("PRAGMA incremental_vacuum(\(free))") }
             }
         }
-        try checkpoint(emptying: true)
+        try checkpoint(keepingFrames: 1_000)
         return false
     }
 
     /// Moves the WAL into the database, on the calling thread, while writers go on.
-    func checkpoint(emptying: Bool) throws(RemfsError) {
+    ///
+    /// - Parameter limit: a journal of more frames than that is also cut to nothing. One that is kept is written over from its start: at
+    ///   half the cost of appending, and an fsync then has no new size to write. Its 4 MB go when the store is closed.
+    func checkpoint(keepingFrames limit: Int = .max) throws(RemfsError) {
         let outcome = checkpointer.withLock { connection -> Result<(frames: Int, moved: Int), SQLiteError> in
             do throws(SQLiteError) { return .success(try connection.checkpoint(.passive)) } catch { return .failure(error) }
         }
@@ -267,12 +276,13 @@ package final class MemoryStore: Sendable {
             throw RemfsError(error, in: path)
         case .success((let frames, _)):
             // Writers that never pause keep the WAL from starting over: above 64 MB a short pass under the lock helps.
-            guard emptying || frames > 16_000 else {
+            let empties = frames > limit
+            guard empties || frames > 16_000 else {
                 state.withLock { $0.uncheckpointed = 0 }
                 return
             }
             try state.withLock { (state) throws(RemfsError) in
-                _ = try state.query { () throws(SQLiteError) in try state.writer.checkpoint(emptying ? .truncate : .passive) }
+                _ = try state.query { () throws(SQLiteError) in try state.writer.checkpoint(empties ? .truncate : .passive) }
                 state.uncheckpointed = 0
             }
         }
@@ -295,7 +305,7 @@ package final class MemoryStore: Sendable {
             try state.writeDirectoryTimes()
         }
         readers.close()
-        try checkpoint(emptying: true)
+        try checkpoint(keepingFrames: -1)
         // Directories and files hold each other through their names only downwards; nothing to untie.
     }
 }
@@ -325,17 +335,21 @@ extension StoreState {
     /// Saves whose writer still has the file open: sealed after 30 s, or after 2 s of quiet where no close can be heard of.
     /// A truncation alone waits for its writer's first byte: `slow_cmd > notes.md` is one version.
     func closeQuietSaves(at time: Int64) {
+        // There may be thousands of them, and this is asked every few milliseconds.
+        guard time >= quietDue else { return }
+        // None that is opened from now on is due before.
+        quietDue = time + 2_000_000_000
         for number in openSaves {
             guard let inode = inodes[number], let save = inode.drafts?.saves.last, !save.isClosed else {
                 openSaves.remove(number)
                 continue
             }
             let hearsCloses = origins[save.origin]?.takeClosed != nil
-            let isDue =
+            if hearsCloses, save.isTruncationOnly { continue }
+            let due =
                 hearsCloses
-                ? time - save.opened > 30_000_000_000 && !save.isTruncationOnly
-                : time - save.lastChange > (save.isTruncationOnly ? 30_000_000_000 : 2_000_000_000)
-            if isDue { closeSave(of: inode) }
+                ? save.opened + 30_000_000_000 : save.lastChange + (save.isTruncationOnly ? 30_000_000_000 : 2_000_000_000)
+            if due < time { closeSave(of: inode) } else { quietDue = min(quietDue, due) }
         }
     }
 
@@ -343,11 +357,7 @@ extension StoreState {
         var due: Int64?
         func consider(_ candidate: Int64) { due = min(due ?? .max, candidate) }
         if let removal = nextRemovalDue { consider(removal) }
-        for number in openSaves {
-            guard let save = inodes[number]?.drafts?.saves.last else { continue }
-            if save.isTruncationOnly, origins[save.origin]?.takeClosed != nil { continue }
-            consider(origins[save.origin]?.takeClosed == nil ? save.lastChange + 2_000_000_000 : save.opened + 30_000_000_000)
-        }
+        if !openSaves.isEmpty { consider(quietDue) }
         if !orphans.isEmpty { consider(time + 1_000_000_000) }
         return due.map { max($0, time + 1_000_000) }
     }

@@ -135,6 +135,8 @@ extension StoreState {
         }
         // The close of a save that is over is not to end the next one.
         if inode.endedEarly.contains(caller.origin.number) { try takeInCloses(of: caller.origin) }
+        // Who saves faster than seals keep up waits for them.
+        if let waiting = inode.drafts?.saves.count, waiting > Self.mostWaitingOfFile { try seal([inode]) }
         try reserveNumbers(2)
         // Through the page cache the kernel names nobody.
         let save = Save(

@@ -103,20 +103,17 @@ extension StoreState {
         var due = ended.compactMap { removals[$0] }.filter { $0.due == 0 }
         while due.count < 256, let removal = nextRemoval(), removal.due <= time {
             due.append(removal)
-            removalQueueStart += 1
+            removalQueue.removeFirst()
         }
         return due
     }
 
     /// The memory whose removal is due next, of those that wait.
     private func nextRemoval() -> Removal? {
-        while removalQueueStart < removalQueue.count {
-            let next = removalQueue[removalQueueStart]
+        while let next = removalQueue.first {
             if let removal = removals[next.memory], removal.due == next.due { return removal }
-            removalQueueStart += 1
+            removalQueue.removeFirst()
         }
-        removalQueue.removeAll(keepingCapacity: true)
-        removalQueueStart = 0
         return nil
     }
 

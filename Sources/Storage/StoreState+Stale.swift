@@ -16,7 +16,8 @@ extension StoreState {
     /// The saves that mounts saw have become versions.
     func didSeal(_ inode: Inode, _ outcome: SealOutcome, seenAs oldKey: Int64) {
         let key = seenKey(of: inode)
-        for origin in seen.keys {
+        // The keys are copied: a dictionary that is walked over is copied when it is changed.
+        for origin in Array(seen.keys) {
             guard let newest = key == oldKey ? seen[origin]![key] : seen[origin]!.removeValue(forKey: oldKey) else { continue }
             seen[origin]![key] = newest == Self.aboutToBe ? outcome.head?.version : outcome.became[newest] ?? newest
         }

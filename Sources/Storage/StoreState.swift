@@ -1,4 +1,5 @@
 import struct Synchronization.Atomic
+import DequeModule
 import Glibc
 import SQLite
 
@@ -41,8 +42,7 @@ final class StoreState {
     var removals: [Int64: Removal] = [:]
     var removalAt: [Place: Int64] = [:]
     /// Removals in the order in which they are due; those that were continued meanwhile are skipped.
-    var removalQueue: [(due: Int64, memory: Int64)] = []
-    var removalQueueStart = 0
+    var removalQueue: Deque<(due: Int64, memory: Int64)> = []
     /// Those that are due at once.
     var endedMemories: [Int64] = []
     /// Memories and their inodes, for what is asked for by ID.
@@ -61,7 +61,7 @@ final class StoreState {
     private(set) var next: Int64
     private var reserved: Int64
     /// Groups of saves that are not sealed.
-    var openGroups: Set<Int64> = []
+    var openGroups = OpenGroups()
     var lastVersionTime: Int64
     /// The newest version's number, for those who follow the log.
     var lastVersion: Int64
@@ -74,7 +74,7 @@ final class StoreState {
     private var pendingInvalidations: [Invalidation] = []
 
     /// Inodes with closed saves or a change of name that no version tells yet, in order.
-    var sealQueue: [InodeNumber] = []
+    var sealQueue: Deque<InodeNumber> = []
     var queued: Set<InodeNumber> = []
     /// Inodes with a save that is still open.
     var openSaves: Set<InodeNumber> = []
@@ -86,6 +86,8 @@ final class StoreState {
     var uncheckpointed = 0
     /// Chunks that could become deltas now that a newer one exists: found while sealing, encoded in quiet times.
     var deltaCandidates: [Int64] = []
+    /// Monotonic, ns: when open saves are to be looked through for those that ended without a word.
+    var quietDue: Int64 = 0
     /// Monotonic, ns: when orphans were last looked through.
     var orphansSeen: Int64 = 0
     /// Whether any inode may have extended attributes: most stores never see one.
@@ -157,9 +159,6 @@ final class StoreState {
         defer { next += 1 }
         return next
     }
-
-    /// The smallest save group that may have unsealed extents: where recovery starts to look.
-    var openFrom: Int64 { openGroups.min() ?? next }
 
     // MARK: Transactions
 

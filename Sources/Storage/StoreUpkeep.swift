@@ -91,7 +91,7 @@ final class Upkeep: Sendable {
                 return state.isStopping ? nil : state.full
             }
             guard let full else { return }
-            for id in full { attempt("checkpoint", id) { () throws(RemfsError) in try pool.openStore(id)?.checkpoint(emptying: false) } }
+            for id in full { attempt("checkpoint", id) { () throws(RemfsError) in try pool.openStore(id)?.checkpoint() } }
             let time = StoreState.monotonic()
             guard time - lastRound > 1_000_000_000 else { continue }
             lastRound = time
