@@ -34,7 +34,7 @@ package final class MemoryStore: Sendable {
         }
         try Schema.migrate(writer, named: label, application: Schema.storeApplicationID, migrations: Schema.store, isNew: isNew)
         // Checkpoints run on a thread of their own. Between them the journal keeps its size, since writing over what is there costs half of
-        // appending; above the limit it shrinks when it starts over, and a quiet store's long one is emptied (`tidy`).
+        // appending; above the limit it shrinks when it starts over, and an idle store's is emptied (`tidy`).
         let pragmas = "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 33554432; PRAGMA cache_size = -16384;"
         try RemfsError.mapping(label) { () throws(SQLiteError) in try writer.execute(pragmas) }
         let state = try StoreState(id: id, label: label, policy: policy, isArchived: isArchived, writer: writer)
@@ -202,6 +202,7 @@ package final class MemoryStore: Sendable {
     /// What the upkeep threads do: seals, removals, deltas, orphans. Answers when to come again (monotonic, ns), or nil if nothing
     /// waits. Called by one thread at a time.
     func maintain() throws(RemfsError) -> Int64? {
+        while state.isAwaited { usleep(20) }
         let time = StoreState.monotonic()
         // A seal waits for 3 ms of quiet, so that it does not stand in the way of a burst, but at most for 2 s, and not while memory fills.
         // Then it goes on bit by bit between the others' changes until nothing waits.
@@ -246,28 +247,34 @@ package final class MemoryStore: Sendable {
         }
     }
 
-    /// What can wait for a quiet second: deltas, directory times, free pages, an empty WAL. Answers whether more is left.
-    func tidy() throws(RemfsError) -> Bool {
-        let more = try state.withLock { (state) throws(RemfsError) in try state.encodeDeltas(atMost: 16) }
-        if more { return true }
-        try state.withLock { (state) throws(RemfsError) in
-            try state.writeDirectoryTimes()
-            // A free page or two are no reason to write; an eighth of the file is.
-            let free = try state.query { () throws(SQLiteError) in try state.writer.integer("PRAGMA freelist_count") ?? 0 }
-            let pages = try state.query { () throws(SQLiteError) in try state.writer.integer("PRAGMA page_count") ?? 0 }
-            if free > 64, free * 8 > pages {
-                try state.query { () throws(SQLiteError) in try state.writer.execute("PRAGMA incremental_vacuum(\(free))") }
-            }
+    /// What can wait for a quiet second: deltas, directory times, free pages, the WAL. Answers whether more is left.
+    ///
+    /// - Parameter isIdle: nothing has changed for long: the WAL's file is emptied as well, which holds others up for 10 ms.
+    func tidy(isIdle: Bool) throws(RemfsError) -> Bool {
+        let began = StoreState.monotonic()
+        // Bit by bit, and no further once somebody works here again.
+        func goesOn() -> Bool {
+            !state.isAwaited && state.withLock { $0.lastActivity } < began && StoreState.monotonic() - began < 200_000_000
         }
-        try checkpoint(keepingFrames: 1_000)
+        var hasMore = true
+        while hasMore {
+            guard goesOn() else { return true }
+            hasMore = try state.withLock { (state) throws(RemfsError) in try state.encodeDeltas(atMost: 4) }
+        }
+        try state.withLock { (state) throws(RemfsError) in try state.writeDirectoryTimes() }
+        while try state.withLock({ (state) throws(RemfsError) in try state.freePages(atMost: 64) }) {
+            guard goesOn() else { return true }
+        }
+        try checkpoint(empties: isIdle)
+        if !isIdle { try state.withLock { (state) throws(RemfsError) in try state.beginJournal() } }
         return false
     }
 
     /// Moves the WAL into the database, on the calling thread, while writers go on.
     ///
-    /// - Parameter limit: a journal of more frames than that is also cut to nothing. One that is kept is written over from its start: at
-    ///   half the cost of appending, and an fsync then has no new size to write. Its 4 MB go when the store is closed.
-    func checkpoint(keepingFrames limit: Int = .max) throws(RemfsError) {
+    /// - Parameter empties: cuts the journal's file to nothing. One that is kept is written over from its start: at half the cost of
+    ///   appending, and an fsync then has no new size to write.
+    func checkpoint(empties: Bool = false) throws(RemfsError) {
         let outcome = checkpointer.withLock { connection -> Result<(frames: Int, moved: Int), SQLiteError> in
             do throws(SQLiteError) { return .success(try connection.checkpoint(.passive)) } catch { return .failure(error) }
         }
@@ -276,7 +283,6 @@ package final class MemoryStore: Sendable {
             throw RemfsError(error, in: path)
         case .success((let frames, _)):
             // Writers that never pause keep the WAL from starting over: above 64 MB a short pass under the lock helps.
-            let empties = frames > limit
             guard empties || frames > 16_000 else {
                 state.withLock { $0.uncheckpointed = 0 }
                 return
@@ -305,7 +311,7 @@ package final class MemoryStore: Sendable {
             try state.writeDirectoryTimes()
         }
         readers.close()
-        try checkpoint(keepingFrames: -1)
+        try checkpoint(empties: true)
         // Directories and files hold each other through their names only downwards; nothing to untie.
     }
 }
@@ -325,6 +331,20 @@ extension StoreState {
     static let checkpointInterval = 1_300
 
     var hasWork: Bool { !sealQueue.isEmpty || !removals.isEmpty || !openSaves.isEmpty || !orphans.isEmpty || uncheckpointed > 0 }
+
+    /// Gives free pages back to the disk. A page or two are no reason to write; an eighth of the file is. Answers whether more are left.
+    func freePages(atMost most: Int64) throws(RemfsError) -> Bool {
+        try query { () throws(SQLiteError) in
+            let free = try writer.integer("PRAGMA freelist_count") ?? 0
+            let pages = try writer.integer("PRAGMA page_count") ?? 0
+            guard free > 64, free * 8 > pages else { return false }
+            try writer.execute("PRAGMA incremental_vacuum(\(most))")
+            return true
+        }
+    }
+
+    /// Begins the journal anew: the first transaction after a checkpoint waits for the disk, and that is not to be somebody's save.
+    func beginJournal() throws(RemfsError) { try promiseNumbers(upTo: reserved) }
 
     /// Takes in closes that wait and seals them.
     func settle() throws(RemfsError) {

@@ -59,7 +59,7 @@ final class StoreState {
 
     /// Rises by one for each inode, cookie, save, memory and version; `reserved` is what the file promises to be above all of them.
     private(set) var next: Int64
-    private var reserved: Int64
+    private(set) var reserved: Int64
     /// Groups of saves that are not sealed.
     var openGroups = OpenGroups()
     var lastVersionTime: Int64
@@ -146,7 +146,10 @@ final class StoreState {
     /// Makes sure that the next `count` numbers are promised. Called before a transaction, never within.
     func reserveNumbers(_ count: Int64) throws(RemfsError) {
         guard next + count > reserved else { return }
-        let promise = next + max(count, Self.block)
+        try promiseNumbers(upTo: next + max(count, Self.block))
+    }
+
+    func promiseNumbers(upTo promise: Int64) throws(RemfsError) {
         try commit { () throws(SQLiteError) in
             statements.setProperty.bind("next", at: 1)
             statements.setProperty.bind(promise, at: 2)

@@ -7,8 +7,10 @@ final class Upkeep: Sendable {
     private struct State {
         /// When each store is to be looked at (monotonic, ns).
         var due: [StoreID: Int64] = [:]
-        /// Stores that changed since they were last tidied, and when they last did.
+        /// Stores that changed since they were last left alone, and when they last did.
         var untidy: [StoreID: Int64] = [:]
+        /// Those of them that were tidied since then, and wait for being idle.
+        var tidied: Set<StoreID> = []
         /// Stores whose WAL has grown.
         var full: Set<StoreID> = []
         var isStopping = false
@@ -42,6 +44,7 @@ final class Upkeep: Sendable {
         let time = StoreState.monotonic()
         let (isNew, isFull) = state.withLock { state in
             state.untidy[id] = time
+            if !state.tidied.isEmpty { state.tidied.remove(id) }
             let isFull = needsCheckpoint && state.full.insert(id).inserted
             let due = time + 3_000_000
             guard state.due[id].map({ $0 > due + 1_000_000 }) ?? true else { return (false, isFull) }
@@ -81,7 +84,11 @@ final class Upkeep: Sendable {
         }
     }
 
-    /// Moves WALs that have grown into their databases, and once a second tidies stores that have been quiet for two.
+    /// A store that has been quiet for so long is tidied; for so long, and it keeps nothing that would only make the next burst fast.
+    private static let quiet: Int64 = 2_000_000_000
+    private static let idle: Int64 = 60_000_000_000
+
+    /// Moves WALs that have grown into their databases, and once a second tidies stores that have been quiet.
     private func tidy(_ pool: StorePool) {
         var lastRound = StoreState.monotonic()
         while true {
@@ -95,11 +102,15 @@ final class Upkeep: Sendable {
             let time = StoreState.monotonic()
             guard time - lastRound > 1_000_000_000 else { continue }
             lastRound = time
-            for (id, changed) in state.withLock({ $0.untidy }) where time - changed > 2_000_000_000 {
+            let (untidy, tidied) = state.withLock { ($0.untidy, $0.tidied) }
+            for (id, changed) in untidy where time - changed > (tidied.contains(id) ? Self.idle : Self.quiet) {
                 attempt("tidy", id) { () throws(RemfsError) in
-                    guard let store = pool.openStore(id), try store.tidy() else {
-                        state.withLock { if $0.untidy[id] == changed { $0.untidy[id] = nil } }
-                        return
+                    let isIdle = tidied.contains(id)
+                    guard try pool.openStore(id)?.tidy(isIdle: isIdle) != true else { return }
+                    state.withLock { state in
+                        guard state.untidy[id] == changed else { return }
+                        if isIdle { state.untidy[id] = nil }
+                        if isIdle { state.tidied.remove(id) } else { state.tidied.insert(id) }
                     }
                 }
             }

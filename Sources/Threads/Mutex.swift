@@ -1,4 +1,5 @@
 import Glibc
+import struct Synchronization.Atomic
 
 /// A pthread mutex and the state that it guards.
 ///
@@ -8,6 +9,7 @@ import Glibc
     // @unchecked: `state` is touched only between pthread_mutex_lock and pthread_mutex_unlock.
     private let handle: UnsafeMutablePointer<pthread_mutex_t>
     private let state: UnsafeMutablePointer<State>
+    private let waiters = Atomic<Int>(0)
 
     package init(_ initial: consuming sending State) {
         unsafe handle = .allocate(capacity: 1)
@@ -47,7 +49,9 @@ import Glibc
             tries += 1
             guard tries < 200 else {
                 contended()
+                waiters.wrappingAdd(1, ordering: .relaxed)
                 unsafe pthread_mutex_lock(handle)
+                waiters.wrappingSubtract(1, ordering: .relaxed)
                 break
             }
             for _ in 0..<16 { spinPause() }
@@ -55,6 +59,10 @@ import Glibc
         defer { unsafe pthread_mutex_unlock(handle) }
         return try unsafe body(&state.pointee)
     }
+
+    /// Whether somebody waits in `withLock(whenContended:_:)`. Who takes the lock again and again for work that has time steps back
+    /// then: a mutex is not fair, and the one who is awake gets it before the one who has to be woken.
+    package var isAwaited: Bool { waiters.load(ordering: .relaxed) > 0 }
 
     /// Waits on `condition`, giving the lock up meanwhile, until `ready` holds; then runs `body`. Spurious wake-ups are absorbed.
     package func wait<Result: ~Copyable, Failure: Error>(

@@ -35,7 +35,7 @@ enum Loops {
         }
     }
 
-    /// `echo line >> path`, so many times, by one process.
+    /// open, write, close: so many times, by one process.
     static func append(_ line: UnsafeRawBufferPointer, to path: UnsafePointer<CChar>, times: Int, latencies: Latencies? = nil) throws {
         for _ in 0..<times {
             let start = latencies == nil ? 0 : nanoseconds()

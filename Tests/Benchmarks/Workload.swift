@@ -7,6 +7,7 @@ enum Phase: String, CaseIterable, Codable {
     case createFsync = "create-fsync"
     case createFsync4 = "create-fsync-4"
     case overwrite, append
+    case appendLatency = "append-latency"
     case grepCold = "grep-cold"
     case grepWarm = "grep-warm"
     case findCold = "find-cold"
@@ -22,7 +23,7 @@ enum Phase: String, CaseIterable, Codable {
     var isCold: Bool { [.grepCold, .findCold, .listCold].contains(self) }
     var changesSomething: Bool {
         switch self {
-        case .create, .createLatency, .createFsync, .createFsync4, .overwrite, .append, .sed, .rename, .mix, .unlink: true
+        case .create, .createLatency, .createFsync, .createFsync4, .overwrite, .append, .appendLatency, .sed, .rename, .mix, .unlink: true
         default: false
         }
     }
@@ -86,7 +87,7 @@ final class Workload {
         case .createLatency: latencyFiles
         case .createFsync: fsyncFiles
         case .createFsync4: fsyncFiles / 2 * Workload.clients
-        case .append: appends
+        case .append, .appendLatency: appends
         case .sed: sedFiles
         case .rename: renamedFiles
         case .mix: count / Workload.clients * Workload.clients
@@ -125,7 +126,7 @@ final class Workload {
                 PathList((kept..<count).map { paths.string($0) }), PathList((kept..<count).map { data.path($0, name: "renamed") }),
             ]
         case .unlink: try verifyTexts()
-        case .overwrite, .append, .sed: break
+        case .overwrite, .append, .appendLatency, .sed: break
         }
     }
 
@@ -147,6 +148,9 @@ final class Workload {
             edition = 1
             return try timed { try Loops.save(paths, corpus, edition: 1, flags: O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC) }
         case .append:
+            appended += appends
+            return try appendFromShell()
+        case .appendLatency:
             appended += appends
             return try Workload.line.withUnsafeBytes { line in
                 try timed(appends) { try Loops.append(line, to: "\(root)/log.md", times: appends, latencies: $0) }
@@ -179,7 +183,7 @@ final class Workload {
             for number in 0..<Workload.clients {
                 try expectSizes(Tree(root: "\(root)/fsync-\(number)", count: fsyncFiles / 2).paths()) { _ in nil }
             }
-        case .append: try verifyLog()
+        case .append, .appendLatency: try verifyLog()
         case .grepCold, .grepWarm: try expect(lines { _ in true }, corpus.needles, "lines that grep found")
         case .findCold, .findWarm: try expect(lines { _ in true }, count, "files that find found")
         case .listCold, .listWarm: try expect(lines { $0.first == UInt8(ascii: "-") }, count, "files that ls listed")
@@ -226,6 +230,24 @@ final class Workload {
         let measurement = try timed { try ChildProcess.run(arguments, output: file) }
         output = Files.read(path) ?? []
         return measurement
+    }
+
+    /// `echo line >> log.md` in a loop, as an agent's shell does it. The shell's own start is not counted.
+    private func appendFromShell() throws -> Measurement {
+        let path = "\(scratch.path)/output"
+        let file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        guard file >= 0 else { throw Failure.system(path) }
+        defer { close(file) }
+        let script = """
+            began=$EPOCHREALTIME
+            for ((n = 0; n < $2; n++)); do echo "$3" >> "$1"; done
+            ended=$EPOCHREALTIME
+            echo $((${ended/./} - ${began/./}))
+            """
+        let line = String(decoding: Workload.line.dropLast(), as: UTF8.self)
+        try ChildProcess.run(["bash", "-c", script, "bash", "\(root)/log.md", "\(appends)", line], output: file)
+        guard let text = Files.text(path), let microseconds = Double(text.dropLast()) else { throw Failure("the shell told no time") }
+        return Measurement(seconds: microseconds / 1e6, latencies: nil)
     }
 
     private func clients(_ work: Client.Work, operations: Int) throws -> Measurement {

@@ -51,7 +51,7 @@ import Threads
             while running.withLock({ $0 }) > 0 {
                 store.state.withLock { $0.orphansSeen = 0 }
                 _ = try store.maintain()
-                _ = try store.tidy()
+                _ = try store.tidy(isIdle: true)
             }
             for thread in threads { thread.join() }
             #expect(failures.withLock { $0 } == [])

@@ -466,7 +466,7 @@ import Threads
             try mount.mkdir("/d")
             try mount.save("/d/f", "x")
         } change: { test, _ in
-            _ = try test.store.tidy()
+            _ = try test.store.tidy(isIdle: true)
         }
     }
 

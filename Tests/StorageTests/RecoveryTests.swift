@@ -28,7 +28,7 @@ import Testing
                 case 1: mount.closeAll()
                 case 2: try test.store.settle()
                 case 3: try test.removeOrphans()
-                case 4: try test.store.checkpoint(keepingFrames: random.chance(50) ? -1 : .max)
+                case 4: try test.store.checkpoint(empties: random.chance(50))
                 default:
                     let piece = random.text(1 + random.below(random.chance(20) ? 100_000 : 300))
                     let file = try mount.find(path) ?? mount.create(path)

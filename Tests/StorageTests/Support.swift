@@ -197,7 +197,7 @@ final class TestStore {
         }
     }
 
-    func tidyAll() throws { while try store.tidy() {} }
+    func tidyAll() throws { while try store.tidy(isIdle: true) {} }
 
     // MARK: What versions say
 
