@@ -62,8 +62,9 @@ final class CloseWatcher: Sendable {
         var last = ContinuousClock.now
         while true {
             let hasEvent = events.wait()
-            // In a burst, a millisecond's closes are taken at once: whoever needs one sooner takes it in (`takeClosed`).
-            if ContinuousClock.now - last < .milliseconds(2) { usleep(1_000) }
+            // In a burst, some milliseconds' closes are taken at once: whoever needs one sooner takes it in (`takeClosed`), and each time
+            // here holds up a request that needs the same locks.
+            if ContinuousClock.now - last < .milliseconds(10) { usleep(5_000) }
             last = .now
             let told = state.withLock { state -> [@Sendable () -> Void]? in
                 if state.isStopping { return nil }

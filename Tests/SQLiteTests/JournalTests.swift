@@ -39,8 +39,9 @@ import Testing
             let before = try contents(connection)
             try connection.execute("BEGIN IMMEDIATE")
             for _ in 0..<Int.random(in: 0..<12, using: &random) {
-                put.bind(Int64(Int.random(in: 0..<40, using: &random)), at: 1)
-                try put.run(binding: [UInt8](repeating: UInt8(Int.random(in: 0..<256, using: &random)), count: Int.random(in: 0..<30_000, using: &random)), at: 2)
+                put.bind(Int64.random(in: 0..<40, using: &random), at: 1)
+                let bytes = [UInt8](repeating: .random(in: 0...255, using: &random), count: .random(in: 0..<30_000, using: &random))
+                try put.run(binding: bytes, at: 2)
                 // Read what may have been spilled.
                 if chance(20) { _ = try contents(connection) }
             }
