@@ -53,7 +53,7 @@ let package = Package(
         // What is stored, and how the kernel sees it.
         .target(name: "Storage", dependencies: ["SQLite", "Threads", crypto, deques, logging], swiftSettings: strict),
         .target(
-            name: "Filesystem", dependencies: ["Fuse", "Storage", "Threads", logging, metrics], swiftSettings: strict),
+            name: "Filesystem", dependencies: ["Fuse", "Storage", "Threads", logging], swiftSettings: strict),
 
         // What people and programs talk to.
         .target(
@@ -72,15 +72,16 @@ let package = Package(
             swiftSettings: strict),
 
         // Tests: no kernel, no network, milliseconds; then real mounts; then the built binary.
-        .target(name: "TestSupport", dependencies: ["Filesystem", "Storage"], path: "Tests/TestSupport", swiftSettings: tests),
+        .target(
+            name: "TestSupport", dependencies: ["Filesystem", "Storage", "Threads", logging], path: "Tests/TestSupport", swiftSettings: tests),
         .testTarget(name: "SQLiteTests", dependencies: ["SQLite", "TestSupport"], swiftSettings: tests),
         .testTarget(name: "FuseTests", dependencies: ["Fuse", "Threads"], swiftSettings: tests),
-        .testTarget(name: "StorageTests", dependencies: ["Storage", "TestSupport"], swiftSettings: tests),
-        .testTarget(name: "FilesystemTests", dependencies: ["Filesystem", "TestSupport"], swiftSettings: tests),
+        .testTarget(name: "StorageTests", dependencies: ["SQLite", "Storage", "Threads", logging], swiftSettings: tests),
+        .testTarget(name: "FilesystemTests", dependencies: ["Filesystem", "Fuse", "Threads"], swiftSettings: tests),
         .testTarget(
             name: "ControlTests",
             dependencies: [
-                "Control", "Filesystem", "Storage", "TestSupport", lifecycle, logging,
+                "Control", "Filesystem", "Storage", lifecycle, logging,
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HummingbirdTesting", package: "hummingbird"),
@@ -88,8 +89,8 @@ let package = Package(
                 .product(name: "NIOCore", package: "swift-nio"),
             ],
             swiftSettings: tests),
-        .testTarget(name: "MountTests", dependencies: ["TestSupport"], swiftSettings: tests),
-        .testTarget(name: "DaemonTests", dependencies: ["TestSupport", "remfs"], swiftSettings: tests),
+        .testTarget(name: "MountTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads"], swiftSettings: tests),
+        .testTarget(name: "DaemonTests", dependencies: ["Filesystem", "Storage", "TestSupport", "remfs"], swiftSettings: tests),
         .testTarget(name: "StyleTests", swiftSettings: tests),
         .executableTarget(name: "benchmarks", dependencies: [arguments], path: "Tests/Benchmarks", swiftSettings: tests),
     ],

@@ -58,10 +58,6 @@ struct StoreRoutes: Sendable {
         let name = try body.requiredString("name")
         let description = try body.string("description") ?? ""
         let metadata = try body.metadata("metadata", removing: false) ?? [:]
-        try StoreLimits.check(name: name, description: description, metadata: metadata)
-        guard metadata.count <= StoreLimits.pairs else {
-            throw RemfsError(.invalidArgument, "metadata has \(metadata.count) keys: at most \(StoreLimits.pairs)")
-        }
         let store = try await stores.run { () throws(RemfsError) in
             try stores.createStore(name: name, description: description, metadata: metadata.compactMapValues { $0 })
         }
@@ -82,7 +78,6 @@ struct StoreRoutes: Sendable {
             try body.allow("name", "description", "metadata")
             let (name, description) = (try body.string("name"), try body.string("description"))
             let metadata = try body.metadata("metadata", removing: true)
-            try StoreLimits.check(name: name, description: description, metadata: metadata ?? [:])
             return try stores.catalog.updateStore(id, name: name, description: description, metadata: metadata)
         }
         return Wire.Store(store)
@@ -144,35 +139,6 @@ struct StoreRoutes: Sendable {
                 }
                 try await writer.finish(nil)
             })
-    }
-}
-
-/// What may be said of a store (`api.md` 2), in Unicode scalars.
-private enum StoreLimits {
-    static let pairs = 16
-
-    static func check(name: String?, description: String?, metadata: [String: String?]) throws(RemfsError) {
-        if let name {
-            guard (1...255).contains(name.unicodeScalars.count) else {
-                throw RemfsError(.invalidArgument, "name must have 1 to 255 characters")
-            }
-            guard !name.unicodeScalars.contains(where: { $0.properties.generalCategory == .control }) else {
-                throw RemfsError(.invalidArgument, "name must not have control characters")
-            }
-        }
-        if let description, description.unicodeScalars.count > 1_024 {
-            throw RemfsError(.invalidArgument, "description must have at most 1,024 characters")
-        }
-        for (key, value) in metadata {
-            // A key to remove may be any: it is then not there.
-            guard let value else { continue }
-            guard (1...64).contains(key.unicodeScalars.count) else {
-                throw RemfsError(.invalidArgument, "metadata has a key that is empty or over 64 characters")
-            }
-            guard value.unicodeScalars.count <= 512 else {
-                throw RemfsError(.invalidArgument, "metadata.\(key) must have at most 512 characters")
-            }
-        }
     }
 }
 

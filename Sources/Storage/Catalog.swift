@@ -127,11 +127,12 @@ package final class Catalog: Sendable {
     package func updateStore(
         _ id: StoreID, name: String?, description: String?, metadata: [String: String?]?
     ) throws(RemfsError) -> Store {
+        try StoreLimits.check(name: name, description: description, metadata: metadata ?? [:])
         let store = try store(id)
         guard store.archived == nil else { throw RemfsError(.readOnly, "\(store.label) is archived") }
         var merged = store.metadata
         for (key, value) in metadata ?? [:] { merged[key] = value }
-        guard merged.count <= 16 else { throw RemfsError(.invalidArgument, "metadata would have \(merged.count) keys: at most 16") }
+        try StoreLimits.check(pairsOf: merged)
         let text = try Self.json(merged)
         try set(id, "name = ?2, description = ?3, metadata = ?4") {
             $0.bind(name ?? store.name, at: 2)

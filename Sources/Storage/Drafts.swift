@@ -109,6 +109,14 @@ struct ExtentMap {
         return low
     }
 
+    /// The segments that hold any byte of a range, in order.
+    func segments(from start: Int64, to end: Int64) -> ArraySlice<Segment> {
+        let first = place(start)
+        var next = first
+        while next < segments.count, segments[next].offset < end { next += 1 }
+        return segments[first..<next]
+    }
+
     mutating func put(_ extent: Extent) {
         guard extent.length > 0 else { return }
         let new = Segment(offset: extent.offset, length: extent.length, extent: extent)

@@ -303,21 +303,7 @@ extension StoreState {
                 place = next
             }
         }
-        var next = drafts.map.place(offset)
-        while next < drafts.map.segments.count, drafts.map.segments[next].offset < end {
-            let segment = drafts.map.segments[next]
-            let from = max(segment.offset, offset)
-            let to = min(segment.end, end)
-            let target = Int(from - offset)..<Int(to - offset)
-            if segment.extent.kind == .hole {
-                bytes.replaceSubrange(target, with: repeatElement(0, count: target.count))
-            } else {
-                let source = try self.bytes(of: segment.extent)
-                let first = Int(from - segment.extent.offset)
-                bytes.replaceSubrange(target, with: source[first..<(first + target.count)])
-            }
-            next += 1
-        }
+        try lay(drafts.map.segments(from: offset, to: end), over: &bytes, from: offset)
         return bytes
     }
 

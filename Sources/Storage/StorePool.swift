@@ -115,6 +115,8 @@ package final class StorePool: Sendable {
 
     /// Makes a store: first its file, last its row, so that a row always has a file.
     package func createStore(name: String, description: String, metadata: [String: String]) throws(RemfsError) -> Store {
+        try StoreLimits.check(name: name, description: description, metadata: metadata)
+        try StoreLimits.check(pairsOf: metadata)
         let id = StoreID.random()
         let store = try MemoryStore(
             id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)

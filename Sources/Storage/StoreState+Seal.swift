@@ -256,6 +256,22 @@ extension StoreState {
         return statements.extentBytes.bytes(0)
     }
 
+    /// Puts drafts over the bytes of a file from `start` on, as far as these go.
+    func lay(_ segments: ArraySlice<ExtentMap.Segment>, over bytes: inout [UInt8], from start: Int64) throws(SQLiteError) {
+        for segment in segments {
+            let from = max(segment.offset, start)
+            let to = min(segment.end, start + Int64(bytes.count))
+            let target = Int(from - start)..<Int(to - start)
+            if segment.extent.kind == .hole {
+                bytes.replaceSubrange(target, with: repeatElement(0, count: target.count))
+            } else {
+                let source = try self.bytes(of: segment.extent)
+                let first = Int(from - segment.extent.offset)
+                bytes.replaceSubrange(target, with: source[first..<(first + target.count)])
+            }
+        }
+    }
+
     private func apply(_ extent: Extent, to content: inout [UInt8]) throws(SQLiteError) {
         switch extent.kind {
         case .truncation:
@@ -288,12 +304,7 @@ extension StoreState {
         for place in 0..<count {
             let start = Int64(place) * block
             let end = min(start + block, save.size)
-            var segments: [ExtentMap.Segment] = []
-            var next = drafts.map.place(start)
-            while next < drafts.map.segments.count, drafts.map.segments[next].offset < end {
-                segments.append(drafts.map.segments[next])
-                next += 1
-            }
+            let segments = drafts.map.segments(from: start, to: end)
             let old = place < list.count ? list[place] : 0
             let oldEnd = min(start + block, size)
             // A file of one chunk is read by its hash, so that chunk must not be shorter than the file.
@@ -304,10 +315,10 @@ extension StoreState {
                 continue
             }
             // All of the extent still shows: none of it was cut off by a truncation before the file grew again.
-            if segments.count == 1, segments[0].extent.kind == .bytes, segments[0].extent.offset == start,
-                segments[0].extent.length == end - start, segments[0].end == end
+            if let only = segments.first, segments.count == 1, only.extent.kind == .bytes, only.extent.offset == start,
+                only.extent.length == end - start, only.end == end
             {
-                let extent = segments[0].extent
+                let extent = only.extent
                 let bytes = try self.bytes(of: extent)
                 if old != 0, try holds(old, bytes, fresh) {
                     result.append(old)
@@ -323,18 +334,7 @@ extension StoreState {
                 let shown = Int(min(Int64(sealed.count), drafts.sealedLimit - start, end - start))
                 bytes.replaceSubrange(0..<shown, with: sealed[0..<shown])
             }
-            for segment in segments {
-                let from = max(segment.offset, start)
-                let to = min(segment.end, end)
-                let target = Int(from - start)..<Int(to - start)
-                if segment.extent.kind == .hole {
-                    bytes.replaceSubrange(target, with: repeatElement(0, count: target.count))
-                } else {
-                    let source = try self.bytes(of: segment.extent)
-                    let first = Int(from - segment.extent.offset)
-                    bytes.replaceSubrange(target, with: source[first..<(first + target.count)])
-                }
-            }
+            try lay(segments, over: &bytes, from: start)
             if bytes.allSatisfy({ $0 == 0 }) {
                 result.append(0)
                 continue
