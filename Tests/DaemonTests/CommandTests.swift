@@ -162,7 +162,7 @@ extension ServeTests {
                     try #require(written < 200, "nothing is followed: \(follower.errors)")
                 }
                 follower.signal(SIGINT)
-                let result = follower.wait()
+                let result = try follower.wait()
                 #expect(result.status == 0, "\(result.errors)")
                 #expect(!result.output.contains("/before"))
                 #expect(result.output.split(separator: "\n").allSatisfy { $0.contains("\"path\":\"/after\"") })

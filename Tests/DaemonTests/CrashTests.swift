@@ -89,7 +89,7 @@ extension ServeTests {
                             let hasAll = now.values.reduce(0, +) >= target && now.allSatisfy { $0.value > begun[$0.key]! }
                             return hasAll || writers.contains { !$0.errors.isEmpty }
                         }
-                        #expect(try daemon.stop(SIGKILL).status == -SIGKILL)
+                        #expect(try daemon.stop(SIGKILL).status == 128 + SIGKILL)
                         for writer in writers {
                             let outcome = try writer.wait()
                             #expect(outcome.status == 0, "\(outcome.errors)")

@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import TestSupport
 import Testing
 
 /// The built binary, run as people run it.
@@ -30,40 +31,36 @@ struct Binary {
     }
 
     final class Running {
-        let process = Process()
+        private let program: Program
+        private var hasEnded = false
         private let directory: String
 
         fileprivate init(_ arguments: [String], environment: [String: String], input: String) throws {
             directory = "/tmp/remfs-run-\(UUID().uuidString)"
             try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
-            for (name, content) in [("in", input), ("out", ""), ("err", "")] {
-                try Data(content.utf8).write(to: URL(fileURLWithPath: "\(directory)/\(name)"))
-            }
-            process.executableURL = URL(fileURLWithPath: Binary.path)
-            process.arguments = arguments
-            process.environment = environment
-            process.standardInput = try FileHandle(forReadingFrom: URL(fileURLWithPath: "\(directory)/in"))
-            process.standardOutput = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(directory)/out"))
-            process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(directory)/err"))
-            try process.run()
+            try Data(input.utf8).write(to: URL(fileURLWithPath: "\(directory)/in"))
+            program = try Program.start(
+                [Binary.path] + arguments, in: "/", scratch: directory, input: "\(directory)/in", environment: environment)
         }
 
-        var output: String { String(decoding: (try? Data(contentsOf: URL(fileURLWithPath: "\(directory)/out"))) ?? Data(), as: UTF8.self) }
-        var errors: String { String(decoding: (try? Data(contentsOf: URL(fileURLWithPath: "\(directory)/err"))) ?? Data(), as: UTF8.self) }
+        var pid: pid_t { program.pid }
+        var isRunning: Bool { program.isRunning }
+        var output: String { program.output }
+        var errors: String { program.errors }
 
-        func signal(_ signal: Int32) { kill(process.processIdentifier, signal) }
+        func signal(_ signal: Int32) { program.signal(signal) }
 
-        /// Waits for the end. A process that hangs fails the run by its time limit, and says which it was.
-        func wait() -> Result {
-            process.waitUntilExit()
-            let status = process.terminationReason == .exit ? process.terminationStatus : -process.terminationStatus
-            return Result(status: status, output: output, errors: errors)
+        /// Waits for the end. A process that hangs is killed after three minutes, and fails its test.
+        func wait() throws -> Result {
+            hasEnded = true
+            let outcome = try program.wait(atMost: .seconds(180))
+            return Result(status: outcome.status, output: outcome.output, errors: outcome.errors)
         }
 
         deinit {
-            if process.isRunning {
+            if !hasEnded {
                 signal(SIGKILL)
-                process.waitUntilExit()
+                do { _ = try program.wait() } catch { Issue.record("a process cannot be ended: \(error)") }
             }
             try! FileManager.default.removeItem(atPath: directory)
         }
@@ -126,7 +123,7 @@ final class DaemonProcess {
     func stop(_ signal: Int32 = SIGTERM) throws -> Binary.Result {
         let running = try #require(running)
         running.signal(signal)
-        let result = running.wait()
+        let result = try running.wait()
         self.running = nil
         return result
     }
@@ -145,10 +142,8 @@ final class DaemonProcess {
     }
 
     private func clear() {
-        if let running {
-            running.signal(SIGKILL)
-            _ = running.wait()
-        }
+        // Killed with its last reference.
+        running = nil
         for mount in Self.mounts(below: directory).reversed() { umount2(mount, Int32(MNT_DETACH)) }
         precondition(Self.mounts(below: directory).isEmpty, "\(directory) is still mounted")
         try! FileManager.default.removeItem(atPath: directory)

@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import TestSupport
 import Testing
 
 /// Mounts from the outside: that they come, go, and outlive nothing they should not.
@@ -27,11 +28,9 @@ extension ServeTests {
 
         @Test func aMountIsLiveWhenTheCommandReturns() throws {
             try Self.mounted { daemon, directory in
-                let writer = Process()
-                writer.executableURL = URL(fileURLWithPath: "/bin/sh")
-                writer.arguments = ["-c", "printf 'through the mount' > '\(directory)/a.md'"]
-                try writer.run()
-                writer.waitUntilExit()
+                let writer = try Program.start(
+                    ["sh", "-c", "printf 'through the mount' > '\(directory)/a.md'"], in: "/", scratch: daemon.directory)
+                try writer.success()
                 #expect(try daemon.output("memory", "cat", "notes", "/a.md") == "through the mount")
                 try daemon.output("memory", "write", "notes", "/b.md", input: "through the API")
                 #expect(try String(contentsOfFile: "\(directory)/b.md", encoding: .utf8) == "through the API")
@@ -45,7 +44,7 @@ extension ServeTests {
                     ])
                 let version = try #require(try daemon.remfs("log", "notes", "/a.md", "--json").json()["data"] as? [[String: Any]]).first
                 #expect(version?["created_by"] as? [String: String] == ["type": "user_actor", "user_id": "user_\(geteuid())"])
-                #expect((version?["writer"] as? [String: Any])?["pid"] as? Int == Int(writer.processIdentifier))
+                #expect((version?["writer"] as? [String: Any])?["pid"] as? Int == Int(writer.pid))
                 #expect((version?["writer"] as? [String: Any])?["command"] as? String == "sh")
 
                 let requests = try daemon.http("GET", "/v1/mounts/\(mount["id"] as? String ?? "")/requests").json()
@@ -162,7 +161,7 @@ extension ServeTests {
         @Test func aKilledDaemonsMountIsClearedByTheNext() throws {
             try Self.mounted { daemon, directory in
                 #expect(Self.write("kept", to: "\(directory)/a") == 0)
-                #expect(try daemon.stop(SIGKILL).status == -SIGKILL)
+                #expect(try daemon.stop(SIGKILL).status == 128 + SIGKILL)
                 #expect(Self.write("lost", to: "\(directory)/a") == ENOTCONN)
                 try daemon.start()
                 #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
@@ -193,9 +192,9 @@ extension ServeTests {
     @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func anInterruptedDemoLeavesNothing() throws {
         let demo = try Binary.start(["demo"], environment: DaemonProcess.environment("/nowhere"))
         // Any moment will do; this is one with a mount.
-        while demo.process.isRunning, !demo.output.contains("remfs status") { sched_yield() }
+        while demo.isRunning, !demo.output.contains("remfs status") { sched_yield() }
         demo.signal(SIGINT)
-        let result = demo.wait()
+        let result = try demo.wait()
         #expect(result.status == 130, "\(result.errors)")
         if let scratch = result.output.firstMatch(of: /\/[^ ]*remfs-demo-[A-Za-z0-9]+/)?.output {
             #expect(!FileManager.default.fileExists(atPath: String(scratch)))

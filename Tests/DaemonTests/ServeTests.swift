@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import TestSupport
 import Testing
 
 /// Starting, stopping and refusing to start. (All suites of this target are one after the other: each test is processes, and cores are few.)
@@ -16,7 +17,7 @@ import Testing
             #expect(response.status == 200)
             let status = try response.json()
             #expect(status["type"] as? String == "status")
-            #expect(status["pid"] as? Int == daemon.running.map { Int($0.process.processIdentifier) })
+            #expect(status["pid"] as? Int == daemon.running.map { Int($0.pid) })
             #expect(status["stores"] as? Int == 0)
             #expect(Self.mode(daemon.socket) == 0o660)
             #expect(Self.mode("\(daemon.directory)/run") == 0o750)
@@ -49,7 +50,7 @@ import Testing
         try DaemonProcess.with { daemon in
             let id = try daemon.output("store", "create", "notes").trimmingCharacters(in: .newlines)
             try daemon.output("memory", "write", "notes", "/a.md", input: "kept")
-            #expect(try daemon.stop(SIGKILL).status == -SIGKILL)
+            #expect(try daemon.stop(SIGKILL).status == 128 + SIGKILL)
             #expect(access(daemon.socket, F_OK) == 0, "a killed daemon leaves its socket")
             try daemon.start()
             #expect(try daemon.output("memory", "cat", id, "/a.md") == "kept")
@@ -206,17 +207,14 @@ import Testing
 
     /// The HTTP status that a process of another user is answered with.
     private static func status(of socket: String, uid: Int, gid: Int) throws -> Int {
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-        process.arguments = [
+        let arguments = [
             "setpriv", "--reuid", "\(uid)", "--regid", "\(gid)", "--clear-groups",
             "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", socket, "http://localhost/v1/status",
         ]
-        let output = Pipe()
-        process.standardOutput = output
-        try process.run()
-        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-        process.waitUntilExit()
-        return try #require(Int(text))
+        return try TemporaryDirectory.with { scratch in
+            // Refused is an answer too, and curl's status is not asked for.
+            let text = try Program.start(arguments, in: "/", scratch: scratch).wait().output
+            return try #require(Int(text))
+        }
     }
 }

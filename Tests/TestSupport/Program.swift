@@ -90,6 +90,11 @@ package final class Program: Sendable {
         return code == 0 ? .success(pid) : .failure(Errno(code))
     }
 
+    package var isRunning: Bool {
+        var poll = pollfd(fd: ending, events: Int16(POLLIN), revents: 0)
+        return Glibc.poll(&poll, 1, 0) == 0
+    }
+
     package func signal(_ number: Int32) { kill(pid, number) }
 
     /// What it has printed so far.
