@@ -52,7 +52,8 @@ extension MemoryFilesystem {
                 try store.create(
                     NewInode(mode: UInt32(S_IFREG) | (mode & 0o7777), isOpen: isOpen), named: unsafe bytes(name), in: number(parent),
                     by: caller(context)))
-            if isOpen, mountOptions.coherence == .strict { _ = writers.open(entry.attributes.node) }
+            // It has no save that could end.
+            if isOpen, mountOptions.coherence == .strict { writers.open(entry.attributes.node, endSave: {}) }
             return entry
         }
     }
