@@ -235,8 +235,8 @@ struct AppendStudy {
         findings.add("read a version, socket, slowest", latencies.percentile(100) ?? 0, "\(Report.number(latencies.percentile(100))) us")
         let middle = versions[versions.count / 2].id
         let start = nanoseconds()
-        let text = try daemon.command(["memory", "cat", store, "/log.md", "--version", middle])
-        findings.time("remfs memory cat --version", Double(nanoseconds() - start) / 1e9)
+        let text = try daemon.command(["memory", "cat", store, "/log.md", middle])
+        findings.time("remfs memory cat of an old version", Double(nanoseconds() - start) / 1e9)
         if versions.count == appends + 1, text.utf8.count != AppendStudy.size + (versions.count / 2) * AppendStudy.line.count {
             // Told, not thrown: what was measured is still true.
             note("remfs memory cat printed \(text.utf8.count) bytes of version \(middle), which is not what it holds")
