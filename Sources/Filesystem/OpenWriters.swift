@@ -6,6 +6,10 @@ import Threads
 /// RELEASE comes some time after `close` has returned, so the next save may begin before it. FLUSH comes before `close` returns, but
 /// also whenever a child that inherited the descriptor ends. So a save ends with the RELEASE of the last writer, or when somebody
 /// opens the file for writing and the last that was heard of it is a FLUSH.
+///
+/// `open` and `release` are asked with the store's lock held (`MemoryStore.closed`). Otherwise a RELEASE that is on its way to the store
+/// could be overtaken by the next OPEN and its truncation, and would end the next save, empty, and lose its own.
+/// Lock order: a store's lock, then this one.
 final class OpenWriters: Sendable {
     private struct Use {
         var writers = 0
