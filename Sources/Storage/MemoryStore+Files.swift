@@ -298,7 +298,7 @@ extension StoreState {
                     let sealed = try self.bytes(of: chunk)
                     let from = Int(place - block * Content.chunkSize)
                     let to = min(Int(next - block * Content.chunkSize), sealed.count)
-                    if from < to { bytes.replaceSubrange(Int(place - offset)..<(Int(place - offset) + to - from), with: sealed[from..<to]) }
+                    if from < to { bytes.overwrite(at: Int(place - offset), with: sealed[from..<to]) }
                 }
                 place = next
             }
@@ -310,11 +310,11 @@ extension StoreState {
             let to = min(segment.end, end)
             let target = Int(from - offset)..<Int(to - offset)
             if segment.extent.kind == .hole {
-                bytes.replaceSubrange(target, with: repeatElement(0, count: target.count))
+                bytes.zero(target)
             } else {
                 let source = try self.bytes(of: segment.extent)
                 let first = Int(from - segment.extent.offset)
-                bytes.replaceSubrange(target, with: source[first..<(first + target.count)])
+                bytes.overwrite(at: target.lowerBound, with: source[first..<(first + target.count)])
             }
             next += 1
         }
@@ -364,7 +364,7 @@ extension Reader {
                 let sealed = try self.bytes(of: chunk)
                 let from = Int(place - block * Content.chunkSize)
                 let to = min(Int(next - block * Content.chunkSize), sealed.count)
-                if from < to { bytes.replaceSubrange(Int(place - offset)..<(Int(place - offset) + to - from), with: sealed[from..<to]) }
+                if from < to { bytes.overwrite(at: Int(place - offset), with: sealed[from..<to]) }
             }
             place = next
         }
