@@ -10,9 +10,7 @@ extension MemoryFilesystem {
     func open(_ node: NodeID, flags: Int32, _ context: FuseContext) throws(FuseErrno) {
         guard flags & O_ACCMODE != O_RDONLY else { return }
         if origin.isReadOnly.load(ordering: .acquiring) { throw FuseErrno(EROFS) }
-        try writers.open(node) { () throws(FuseErrno) in
-            try answer { () throws(RemfsError) in try store.closed(number(node), through: origin) }
-        }
+        try answer { () throws(RemfsError) in try store.closed(number(node), through: origin, if: { writers.open(node) }) }
     }
 
     /// One descriptor was closed: when this is answered, every mount sees the bytes.
@@ -28,12 +26,10 @@ extension MemoryFilesystem {
     func release(_ node: NodeID, flags: Int32, flockOwner: UInt64?, _ context: FuseContext, _ reply: FuseReply) {
         if let flockOwner { locks.releaseWhole(on: number(node), owner: LockOwner(mount: origin.number, owner: flockOwner)) }
         if flags & O_ACCMODE != O_RDONLY {
-            writers.release(node) {
-                do throws(RemfsError) {
-                    try store.closed(number(node), through: origin)
-                } catch {
-                    logger.error("cannot seal", metadata: ["store": "\(store.id)", "inode": "\(node)", "error": "\(error)"])
-                }
+            do throws(RemfsError) {
+                try store.closed(number(node), through: origin, if: { writers.release(node) })
+            } catch {
+                logger.error("cannot seal", metadata: ["store": "\(store.id)", "inode": "\(node)", "error": "\(error)"])
             }
         }
         reply.success()

@@ -53,7 +53,7 @@ extension MemoryFilesystem {
                     NewInode(mode: UInt32(S_IFREG) | (mode & 0o7777), isOpen: isOpen), named: unsafe bytes(name), in: number(parent),
                     by: caller(context)))
             // It has no save that could end.
-            if isOpen, mountOptions.coherence == .strict { writers.open(entry.attributes.node, endSave: {}) }
+            if isOpen, mountOptions.coherence == .strict { _ = writers.open(entry.attributes.node) }
             return entry
         }
     }

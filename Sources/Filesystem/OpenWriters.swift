@@ -7,8 +7,9 @@ import Threads
 /// also whenever a child that inherited the descriptor ends. So a save ends with the RELEASE of the last writer, or when somebody
 /// opens the file for writing and the last that was heard of it is a FLUSH.
 ///
-/// `endSave` is called with this table's lock held, so that no open gets between a release and the end of its save. Lock order: this one,
-/// then the store's.
+/// `open` and `release` are asked with the store's lock held (`MemoryStore.closed`). Otherwise a RELEASE that is on its way to the store
+/// could be overtaken by the next OPEN and its truncation, and would end the next save, empty, and lose its own.
+/// Lock order: a store's lock, then this one.
 final class OpenWriters: Sendable {
     private struct Use {
         var writers = 0
@@ -16,11 +17,14 @@ final class OpenWriters: Sendable {
     }
     private let uses = Mutex<[NodeID: Use]>([:])
 
-    func open<Failure: Error>(_ node: NodeID, endSave: () throws(Failure) -> Void) throws(Failure) {
-        try uses.withLock { (uses) throws(Failure) in
-            if uses[node]?.isFlushed ?? false { try endSave() }
-            uses[node, default: Use()].writers += 1
-            uses[node]!.isFlushed = false
+    /// Answers whether this ends the save of those who have it open already.
+    func open(_ node: NodeID) -> Bool {
+        uses.withLock { uses in
+            defer {
+                uses[node, default: Use()].writers += 1
+                uses[node]!.isFlushed = false
+            }
+            return uses[node]?.isFlushed ?? false
         }
     }
 
@@ -28,14 +32,15 @@ final class OpenWriters: Sendable {
 
     func flush(_ node: NodeID) { uses.withLock { $0[node]?.isFlushed = true } }
 
-    /// Also for one that was opened before we were started.
-    func release(_ node: NodeID, endSave: () -> Void) {
+    /// Answers whether this ends the save. Also for one that was opened before we were started.
+    func release(_ node: NodeID) -> Bool {
         uses.withLock { uses in
             guard let use = uses[node], use.writers > 1 else {
                 uses[node] = nil
-                return endSave()
+                return true
             }
             uses[node]!.writers -= 1
+            return false
         }
     }
 }

@@ -298,7 +298,7 @@ extension StoreState {
                     let sealed = try self.bytes(of: chunk)
                     let from = Int(place - block * Content.chunkSize)
                     let to = min(Int(next - block * Content.chunkSize), sealed.count)
-                    if from < to { bytes.replaceSubrange(Int(place - offset)..<(Int(place - offset) + to - from), with: sealed[from..<to]) }
+                    if from < to { bytes.overwrite(at: Int(place - offset), with: sealed[from..<to]) }
                 }
                 place = next
             }
@@ -350,7 +350,7 @@ extension Reader {
                 let sealed = try self.bytes(of: chunk)
                 let from = Int(place - block * Content.chunkSize)
                 let to = min(Int(next - block * Content.chunkSize), sealed.count)
-                if from < to { bytes.replaceSubrange(Int(place - offset)..<(Int(place - offset) + to - from), with: sealed[from..<to]) }
+                if from < to { bytes.overwrite(at: Int(place - offset), with: sealed[from..<to]) }
             }
             place = next
         }

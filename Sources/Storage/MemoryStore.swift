@@ -135,9 +135,12 @@ package final class MemoryStore: Sendable {
     }
 
     /// The last descriptor of a writer was closed, where the mount hears of that in another way than close events.
-    package func closed(_ number: InodeNumber, through origin: Origin) throws(RemfsError) {
+    ///
+    /// - Parameter endsSave: asked with the store's lock held, so that no byte of the next save comes between its answer and the end of
+    ///   this one.
+    package func closed(_ number: InodeNumber, through origin: Origin, if endsSave: () -> Bool = { true }) throws(RemfsError) {
         try change(by: origin.number) { (state) throws(RemfsError) in
-            guard let inode = state.inodes[number], inode.drafts?.saves.last?.origin == origin.number else { return }
+            guard endsSave(), let inode = state.inodes[number], inode.drafts?.saves.last?.origin == origin.number else { return }
             state.closeSave(of: inode)
         }
     }

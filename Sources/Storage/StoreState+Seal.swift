@@ -263,11 +263,11 @@ extension StoreState {
             let to = min(segment.end, start + Int64(bytes.count))
             let target = Int(from - start)..<Int(to - start)
             if segment.extent.kind == .hole {
-                bytes.replaceSubrange(target, with: repeatElement(0, count: target.count))
+                bytes.zero(target)
             } else {
                 let source = try self.bytes(of: segment.extent)
                 let first = Int(from - segment.extent.offset)
-                bytes.replaceSubrange(target, with: source[first..<(first + target.count)])
+                bytes.overwrite(at: target.lowerBound, with: source[first..<(first + target.count)])
             }
         }
     }
@@ -278,9 +278,7 @@ extension StoreState {
             if content.count > extent.offset { content.removeSubrange(Int(extent.offset)...) }
         case .hole:
             let end = min(Int(extent.offset + extent.length), content.count)
-            if extent.offset < end {
-                content.replaceSubrange(Int(extent.offset)..<end, with: repeatElement(0, count: end - Int(extent.offset)))
-            }
+            if extent.offset < end { content.zero(Int(extent.offset)..<end) }
         case .bytes:
             let start = Int(extent.offset)
             if content.count < start { content.append(contentsOf: repeatElement(0, count: start - content.count)) }
@@ -332,7 +330,7 @@ extension StoreState {
             if old != 0, drafts.sealedLimit > start {
                 let sealed = try content(of: old, fresh)
                 let shown = Int(min(Int64(sealed.count), drafts.sealedLimit - start, end - start))
-                bytes.replaceSubrange(0..<shown, with: sealed[0..<shown])
+                bytes.overwrite(at: 0, with: sealed[0..<shown])
             }
             try lay(segments, over: &bytes, from: start)
             if bytes.allSatisfy({ $0 == 0 }) {

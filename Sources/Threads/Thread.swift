@@ -1,8 +1,10 @@
 import Glibc
+import struct Synchronization.Atomic
 
 /// An OS thread of ours: one that may block for as long as the kernel, SQLite or a disk likes, which Swift's own pool may not.
 package final class Thread: Sendable {
     private let handle: pthread_t
+    private let isJoined = Atomic<Bool>(false)
 
     /// Starts a thread that runs `body` once. `name` is what `ps -T` and `gdb` show, cut to 15 bytes.
     /// Signals that the process handles elsewhere (TERM, INT, HUP) are blocked in it.
@@ -29,8 +31,15 @@ package final class Thread: Sendable {
         self.handle = handle
     }
 
+    /// Nobody can wait for the thread any more, so its stack goes when its body has returned. Otherwise a daemon that starts one each
+    /// time somebody follows a log would keep them all.
+    deinit {
+        if !isJoined.load(ordering: .relaxed) { pthread_detach(handle) }
+    }
+
     /// Waits until the thread's body has returned. Call it once.
     package func join() {
+        isJoined.store(true, ordering: .relaxed)
         pthread_join(handle, nil)
     }
 

@@ -245,6 +245,25 @@ struct SeveralMountsTests {
         }
     }
 
+    /// Also a RELEASE that has to wait for the store, which the writers of other files keep busy.
+    @Test func eachSaveIsOneVersionHoweverBusyTheStore() async throws {
+        var strict = MountOptions()
+        strict.coherence = .strict
+        let files = (1...4).map { "/f\($0)" }
+        try await MountedStore.with(memories: Dictionary(uniqueKeysWithValues: files.map { ($0, "0") }), strict) { mount in
+            _ = try concurrently(
+                files.map { file in
+                    { @Sendable () throws -> Void in
+                        for number in 1...100 { try mount.write(file, "\(number)") }
+                    }
+                })
+            let history = try mount.history()
+            for (place, file) in files.enumerated() {
+                expect(history.filter { $0.contains(file) }, is: (1...100).map { "modified \(file) #\(place + 1): \($0)..." })
+            }
+        }
+    }
+
     @Test func locksHoldBetweenStrictMounts() async throws {
         var strict = MountOptions()
         strict.coherence = .strict

@@ -101,8 +101,9 @@ package final class Program: Sendable {
     package var output: String { Files.text(scratch + ".out") ?? "" }
     package var errors: String { Files.text(scratch + ".err") ?? "" }
 
-    /// Waits for its end. One that does not end is killed, and `TimedOut` thrown.
-    package func wait(atMost timeout: Duration = .seconds(60)) throws -> Outcome {
+    /// Waits for its end. One that does not end is killed, and `TimedOut` thrown: that tells a program that hangs, also where a sanitizer
+    /// makes every request many times slower, and measures nothing.
+    package func wait(atMost timeout: Duration = .seconds(240)) throws -> Outcome {
         var poll = pollfd(fd: ending, events: Int16(POLLIN), revents: 0)
         let hasEnded = Glibc.poll(&poll, 1, Int32(timeout.components.seconds) * 1000) == 1
         if !hasEnded { kill(pid, SIGKILL) }
