@@ -60,11 +60,14 @@ final class CloseWatcher: Sendable {
 
     private func run() {
         var last = ContinuousClock.now
+        var streak = 0
         while true {
             let hasEvent = events.wait()
             // In a burst, some milliseconds' closes are taken at once: whoever needs one sooner takes it in (`takeClosed`), and each time
-            // here holds up a request that needs the same locks.
-            if ContinuousClock.now - last < .milliseconds(10) { usleep(5_000) }
+            // here holds up a request that needs the same locks. The first few are taken at once: while one waits, `umount` finds the
+            // mount busy, and a lease finds the file open.
+            streak = ContinuousClock.now - last < .milliseconds(2) ? streak + 1 : 0
+            if streak > 3 { usleep(5_000) }
             last = .now
             let told = state.withLock { state -> [@Sendable () -> Void]? in
                 if state.isStopping { return nil }

@@ -91,7 +91,8 @@ extension MemoryFilesystem {
 
     func extendedAttributes(of node: NodeID, _ context: FuseContext) throws(FuseErrno) -> [UInt8] {
         let names = try answer { () throws(RemfsError) in
-            try store.extendedAttributes(of: number(node)) + store.toldAttributes(of: number(node)).keys.sorted()
+            // Those that only tell are not listed: `cp -a` and `rsync -X` would copy them, and fail at setting them.
+            try store.extendedAttributes(of: number(node))
         }
         return names.flatMap { Array($0.utf8) + [0] }
     }

@@ -76,6 +76,7 @@ package final class MountTable: Sendable {
     private let closes: CloseWatcher?
     private let commands = CommandNames()
     private let state = Mutex(State())
+    private let entryRemoved = Condition()
     /// What may wait for the kernel and nobody waits for: remounts, the end of a mount that someone else unmounted.
     private let chores = WorkerPool(count: 1, named: "remfs-mounts")
 
@@ -368,7 +369,11 @@ package final class MountTable: Sendable {
         if !lazily, !entry.filesystem.waitUntilEnded(atMost: .seconds(10)) {
             throw RemfsError(.unavailable, "\(entry.directory) is unmounted, but its connection has not ended")
         }
-        if !lazily { connectionEnded(id) }
+        guard !lazily else { return }
+        connectionEnded(id)
+        // Another thread may have been first to hear of the end, and still be sealing.
+        let isGone = state.wait(on: entryRemoved, atMost: .seconds(60), until: { $0.entries[id] == nil }) { _, isGone in isGone }
+        guard isGone else { throw RemfsError(.unavailable, "\(entry.directory) is unmounted, but its saves are still being sealed") }
     }
 
     /// A close event that waits to be read holds the mount for a moment: busy is believed only when it lasts.
@@ -410,6 +415,7 @@ package final class MountTable: Sendable {
             state.entries[id] = nil
             Self.add(entry.filesystem.counters.rows, to: &state.past)
         }
+        entryRemoved.broadcast()
         stores.release(entry.store)
         logger.notice("unmounted", metadata: ["store": "\(entry.store)", "directory": "\(entry.directory)"])
     }

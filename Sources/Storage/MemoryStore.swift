@@ -38,6 +38,7 @@ package final class MemoryStore: Sendable {
         let pragmas = "PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 33554432; PRAGMA cache_size = -16384;"
         try RemfsError.mapping(label) { () throws(SQLiteError) in try writer.execute(pragmas) }
         let state = try StoreState(id: id, label: label, policy: policy, isArchived: isArchived, writer: writer)
+        state.willBlock = environment.willBlock
         if isNew { try Self.makeRoot(state) }
         try state.load()
         checkpointer = Mutex(

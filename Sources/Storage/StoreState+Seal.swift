@@ -291,6 +291,7 @@ extension StoreState {
     private func planLarge(
         _ save: Save, list: [Int64], size: Int64, _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> SealPlan.Step {
+        if save.size > Self.bytesPerSeal { willBlock() }
         let drafts = Drafts(sealedSize: size)
         for extent in save.extents { drafts.apply(extent) }
         let keeps = save.size <= Self.bytesPerSeal

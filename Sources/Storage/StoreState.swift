@@ -34,6 +34,8 @@ final class StoreState {
     var isArchived: Bool
     var isDeleted = false
     var unversionedNames: UnversionedNames
+    /// Called before work that takes long, though it waits for nobody: as before waiting, a FUSE worker passes its baton on.
+    var willBlock: () -> Void = {}
 
     var inodes: [InodeNumber: Inode] = [:]
     var root: Inode

@@ -122,6 +122,9 @@ struct AttributesTests {
             expect(try Linux.attribute("user.remfs.memory_id", of: path), is: try mount.id("/f").description)
             expect(try Linux.attribute("user.remfs.version", of: path), is: try mount.store.memory(at: "/f").version.description)
             expect(try Linux.attribute("user.remfs.sha256", of: path).count, is: 64)
+            // Only what can be copied is listed.
+            expect(try mount.run("getfattr --absolute-names -d -m - f"), is: "# file: f\nuser.a=\"one\"\n\n")
+            try mount.run("mkdir /tmp/$$ && cp -a f /tmp/$$/f && rsync -aX /tmp/$$/ . && rm -r /tmp/$$")
             try Linux.removeAttribute("user.a", of: path)
             #expect(throws: Errno.noData) { try Linux.attribute("user.a", of: path) }
             expect(try mount.log(), is: [])
