@@ -84,13 +84,13 @@ final class DaemonProcess {
         environment = Self.environment(directory).merging(["NOTIFY_SOCKET": listener.path]) { $1 }
     }
 
-    /// Nothing of the machine's own configuration gets in.
+    /// Nothing of the machine's own configuration gets in, but what a sanitizer was told: the binary was built with the same one.
     static func environment(_ directory: String) -> [String: String] {
         [
             "PATH": ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin", "HOME": directory,
             "TMPDIR": access(directory, W_OK) == 0 ? directory : "/tmp", "LC_ALL": "C",
             "REMFS_STATE_DIR": "\(directory)/state", "REMFS_RUNTIME_DIR": "\(directory)/run", "REMFS_CONFIG": "/dev/null",
-        ]
+        ].merging(ProcessInfo.processInfo.environment.filter { ["ASAN_OPTIONS", "TSAN_OPTIONS"].contains($0.key) }) { $1 }
     }
 
     /// Runs `body` with a daemon that is ready.

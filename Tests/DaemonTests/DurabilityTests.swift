@@ -19,7 +19,7 @@ extension ServeTests {
                     try daemon.output("mount", "notes", root)
                     try check(close(check(open(root + "/f", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644))))
                     let pid = try #require(daemon.running).pid
-                    let log = daemon.directory + "/strace"
+                    let log = Self.log(daemon)
                     let tracer = try Program.start(
                         ["strace", "-f", "-y", "-ttt", "-T", "-p", "\(pid)", "-e", "trace=\(calls)", "-o", log], in: "/",
                         scratch: daemon.directory)
@@ -31,11 +31,15 @@ extension ServeTests {
                     try body(daemon, root)
                     tracer.signal(SIGINT)
                     _ = try tracer.wait()
-                    lines = (Files.text(log) ?? "").split(separator: "\n").map(String.init)
+                    lines = Self.lines(log)
                 }
                 return lines
             }
         }
+
+        private static func log(_ daemon: DaemonProcess) -> String { daemon.directory + "/strace" }
+
+        private static func lines(_ log: String) -> [String] { (Files.text(log) ?? "").split(separator: "\n").map(String.init) }
 
         private static func seconds() -> Double {
             var now = timespec()
@@ -78,7 +82,6 @@ extension ServeTests {
             var counted = 0
             let lines = try await Self.traced("read,readv") { daemon, root in
                 func total() throws -> Int {
-                    // Answers are counted after their callers have them: ask until one more request has been counted.
                     let status = try daemon.remfs("status", "--json").json()
                     let mount = try #require((status["mounted"] as? [[String: Any]])?.first?["id"] as? String)
                     let requests = try #require(try daemon.http("GET", "/v1/mounts/\(mount)/requests").json()["requests"] as? [String: Any])
@@ -90,15 +93,22 @@ extension ServeTests {
                     try Files.write(Array("b".utf8), to: file)
                     try check(close(file))
                 }
+                // Answers are counted after their callers have them: ask until what was read has been counted.
                 let deadline = ContinuousClock.now + .seconds(20)
                 repeat {
                     counted = try total() - before
-                    guard ContinuousClock.now < deadline else { throw TimedOut() }
-                } while counted < 60
+                } while counted != Self.readsOfDevice(Self.lines(Self.log(daemon))) && ContinuousClock.now < deadline
             }
+            // Three for each file; and GETATTR for default_permissions, once or as often as the directory has changed.
+            #expect(counted >= 60 && counted <= 85)
+            let reads = Self.readsOfDevice(lines)
+            #expect(reads == counted, "\(reads) reads, \(counted) counted")
+        }
+
+        private static func readsOfDevice(_ lines: [String]) -> Int {
             // A call that others come between is shown in two halves, of which the first names the file and the second the result.
             var unfinished: Set<Substring> = []
-            let reads = lines.filter { line in
+            return lines.count { line in
                 let thread = line.prefix { $0 != " " }
                 if line.contains("unfinished") {
                     if line.contains("</dev/fuse>") { unfinished.insert(thread) }
@@ -107,9 +117,6 @@ extension ServeTests {
                 let isOfDevice = line.contains("resumed") ? unfinished.remove(thread) != nil : line.contains("</dev/fuse>")
                 return isOfDevice && !line.contains("= -1")
             }
-            // Three for each file; and GETATTR for default_permissions, once or as often as the directory has changed.
-            #expect(counted >= 60 && counted <= 85)
-            #expect(reads.count == counted, "\(reads.count) reads, \(counted) counted")
         }
     }
 }

@@ -234,6 +234,8 @@ extension FuseTests {
             await #expect(processExitsWith: .success) {
                 // Once before, for what is loaded with the first use.
                 try MountedToy.with { try $0.write("f", "x") }
+                // A thread that was joined is still in /proc for a moment.
+                for _ in 0..<200 where Self.belongings().threads != [] { usleep(10_000) }
                 let before = Self.belongings()
                 for _ in 0..<3 {
                     try MountedToy.with { mount throws in
@@ -241,7 +243,6 @@ extension FuseTests {
                         #expect(Self.belongings().threads.contains { $0.hasPrefix("fuse-worker") })
                     }
                 }
-                // A thread that was joined is still in /proc for a moment.
                 for _ in 0..<200 where Self.belongings() != before { usleep(10_000) }
                 #expect(Self.belongings().threads == [])
                 #expect(Self.belongings() == before)
