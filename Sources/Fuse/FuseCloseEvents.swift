@@ -57,20 +57,21 @@ package final class FuseCloseEvents: Sendable {
             closing.isAsleep = false
             return closing.descriptors
         }
-        var rounds = 0
+        var last = ContinuousClock.now
+        var streak = 0
         while true {
             var descriptors = closing.withLock { closing in
                 closing.isAsleep = closing.descriptors.isEmpty
                 return closing.descriptors.isEmpty ? [] : take(&closing)
             }
             if descriptors.isEmpty {
-                rounds = 0
                 descriptors = closing.wait(on: changed, until: { $0.isStopping || !$0.descriptors.isEmpty }, take)
             }
             if descriptors.isEmpty { return }
             for descriptor in descriptors { close(descriptor) }
-            rounds += 1
-            if rounds > 3 { usleep(burstPause) }
+            streak = ContinuousClock.now - last < .milliseconds(2) ? streak + 1 : 0
+            if streak > 3 { usleep(burstPause) }
+            last = .now
         }
     }
 
