@@ -114,9 +114,14 @@ package final class MountTable: Sendable {
         }
         for mount in existing {
             // Not a store of ours is another daemon's business, and not even to be asked whether it answers: it may hang.
-            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)), (try? stores.catalog.store(store)) != nil,
-                mount.isDead
-            else { continue }
+            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)) else { continue }
+            do throws(RemfsError) {
+                _ = try stores.catalog.store(store)
+            } catch {
+                guard error.code == .notFound else { throw error }
+                continue
+            }
+            guard mount.isDead else { continue }
             let path = String(decoding: mount.path, as: UTF8.self)
             do {
                 try FuseMountpoint.unmount(mount.path, lazily: true)

@@ -206,7 +206,8 @@ package final class MemoryStore: Sendable {
     /// What the upkeep threads do: seals, removals, deltas, orphans. Answers when to come again (monotonic, ns), or nil if nothing
     /// waits. Called by one thread at a time.
     func maintain() throws(RemfsError) -> Int64? {
-        while state.isAwaited { usleep(20) }
+        // For a moment only: where somebody always waits, seals still have their turn.
+        for _ in 0..<50 where state.isAwaited { usleep(20) }
         let time = StoreState.monotonic()
         // A seal waits for 3 ms of quiet, so that it does not stand in the way of a burst, but at most for 2 s, and not while memory fills.
         // Then it goes on bit by bit between the others' changes until nothing waits.
