@@ -271,7 +271,7 @@ package final class MemoryStore: Sendable {
             guard goesOn() else { return true }
         }
         try checkpoint(empties: isIdle)
-        if !isIdle { try state.withLock { (state) throws(RemfsError) in try state.beginJournal() } }
+        try state.withLock { (state) throws(RemfsError) in try state.beginJournal() }
         return false
     }
 

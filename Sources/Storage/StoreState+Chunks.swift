@@ -173,8 +173,9 @@ extension StoreState {
 /// steps from a whole one, and one in 256 stays whole (skip deltas, as Subversion has them).
 enum DeltaChain {
     static let wholeEvery: Int64 = 256
-    /// What is promised is 32: room for chunks of other sequences that turned out to be the same.
+    /// As long as a chain becomes. Below what is promised (`longestAllowed`): room for chunks of other sequences that turned out to be the same.
     static let longestChain = 16
+    static let longestAllowed = 32
 
     /// The chunk that number `sequence` of a chain is a delta of, once it exists; nil: it stays whole.
     static func base(of sequence: Int64) -> Int64? {
@@ -196,34 +197,40 @@ enum DeltaChain {
 
 /// Reads chunks through whichever connection lends its two statements.
 enum ChunkReader {
+    /// The bytes of a chunk, decoded. What they are deltas of is not checked for itself: if it is damaged, so is what comes out.
+    ///
     /// A hash that does not match is answered as SQLite's own corruption, so that it takes the same way out.
     static func bytes(of chunk: Int64, row: Statement, extent: Statement) throws(SQLiteError) -> [UInt8] {
-        row.bind(chunk, at: 1)
-        guard try row.step() else {
-            row.reset()
-            throw SQLiteError(code: 11, message: "chunk \(chunk) is missing")
-        }
-        let digest = unsafe row.withBytes(0) { unsafe Digest(bytes: $0) }
-        let isDelta = row.integer(2) == 1
-        let base = row.integer(3)
-        row.reset()
-        extent.bind(chunk, at: 1)
-        guard try extent.step() else {
-            extent.reset()
-            throw SQLiteError(code: 11, message: "the bytes of chunk \(chunk) are missing")
-        }
-        var bytes = extent.bytes(0)
-        extent.reset()
-        if isDelta {
-            let whole = try self.bytes(of: base, row: row, extent: extent)
-            guard let decoded = Delta.decode(bytes, against: whole) else {
-                throw SQLiteError(code: 11, message: "chunk \(chunk) is a damaged delta")
+        var programs: [(chunk: Int64, bytes: [UInt8])] = []
+        var digest: Digest?
+        var next: Int64? = chunk
+        while let number = next {
+            // A chain that leads back to itself is damage as well.
+            guard programs.count <= DeltaChain.longestAllowed else { throw corrupted("chunk \(chunk) has too many bases") }
+            row.bind(number, at: 1)
+            guard try row.step() else {
+                row.reset()
+                throw corrupted("chunk \(number) is missing")
             }
+            if number == chunk { digest = unsafe row.withBytes(0) { unsafe Digest(bytes: $0) } }
+            next = row.integer(2) == 1 ? row.integer(3) : nil
+            row.reset()
+            extent.bind(number, at: 1)
+            guard try extent.step() else {
+                extent.reset()
+                throw corrupted("the bytes of chunk \(number) are missing")
+            }
+            programs.append((number, extent.bytes(0)))
+            extent.reset()
+        }
+        var bytes = programs.removeLast().bytes
+        while let (number, program) = programs.popLast() {
+            guard let decoded = Delta.decode(program, against: bytes) else { throw corrupted("chunk \(number) is a damaged delta") }
             bytes = decoded
         }
-        guard Digest(of: bytes) == digest else {
-            throw SQLiteError(code: 11, message: "chunk \(chunk) does not match its hash")
-        }
+        guard Digest(of: bytes) == digest else { throw corrupted("chunk \(chunk) does not match its hash") }
         return bytes
     }
+
+    private static func corrupted(_ message: String) -> SQLiteError { SQLiteError(code: 11, message: message) }
 }

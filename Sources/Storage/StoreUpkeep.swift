@@ -86,7 +86,7 @@ final class Upkeep: Sendable {
 
     /// A store that has been quiet for so long is tidied; for so long, and it keeps nothing that would only make the next burst fast.
     private static let quiet: Int64 = 2_000_000_000
-    private static let idle: Int64 = 60_000_000_000
+    private static let idle: Int64 = 5_000_000_000
 
     /// Moves WALs that have grown into their databases, and once a second tidies stores that have been quiet.
     private func tidy(_ pool: StorePool) {

@@ -26,6 +26,43 @@ extension ServeTests {
             return Glibc.write(descriptor, text, text.utf8.count) == text.utf8.count ? 0 : errno
         }
 
+        /// What a thousand saves of a growing file leave on the disk, journal included, when it has been quiet for ten seconds.
+        @Test func historyStaysSmallByItself() throws {
+            try Self.mounted { daemon, directory in
+                let line = "one more line of what was learned today\n"
+                var generator = SeededRandom(seed: 20)
+                let start = (0..<50_000).map { $0 % 80 == 79 ? "\n" : String(UnicodeScalar(UInt8.random(in: 97...122, using: &generator))) }
+                    .joined()
+                try #require(Self.write(start, to: "\(directory)/log.md") == 0)
+                let stores = "\(daemon.state)/stores"
+                func bytes() throws -> Int {
+                    try FileManager.default.contentsOfDirectory(atPath: stores).reduce(0) { sum, name in
+                        var status = stat()
+                        try check(stat("\(stores)/\(name)", &status))
+                        return sum + Int(status.st_blocks) * 512
+                    }
+                }
+                _ = try daemon.output("log", "notes")
+                let before = try bytes()
+                try Program.start(
+                    ["bash", "-c", "for i in $(seq 1000); do echo \"${line}$i\" >> '\(directory)/log.md'; done"], in: "/",
+                    scratch: daemon.directory, environment: ["line": String(line.dropLast())]
+                ).success()
+                let deadline = ContinuousClock.now + .seconds(10)
+                while try bytes() - before > 2 << 20, ContinuousClock.now < deadline { usleep(100_000) }
+                #expect(try bytes() - before <= 2 << 20)
+
+                let versions = try #require(
+                    try daemon.remfs("log", "notes", "/log.md", "--limit", "2000", "--json").json()["data"] as? [[String: Any]])
+                try #require(versions.count == 1_001)
+                for place in stride(from: 0, to: 1_001, by: 40) {
+                    let id = try #require(versions[1_000 - place]["id"] as? String)
+                    let expected = start + (0..<place).map { line.dropLast() + "\($0 + 1)\n" }.joined()
+                    #expect(try daemon.output("memory", "cat", "notes", "/log.md", id) == expected)
+                }
+            }
+        }
+
         @Test func aMountIsLiveWhenTheCommandReturns() throws {
             try Self.mounted { daemon, directory in
                 let writer = try Program.start(
