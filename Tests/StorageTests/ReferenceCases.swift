@@ -16,7 +16,7 @@ struct ReferenceCases {
         let seed = environment["REMFS_TEST_SEED"].flatMap { UInt64($0) } ?? UInt64.random(in: 0..<1 << 32)
         let rounds = environment["REMFS_TEST_ROUNDS"].flatMap { Int($0) } ?? 120
         print("\(test): REMFS_TEST_SEED=\(seed) REMFS_TEST_ROUNDS=\(rounds)")
-        var random = TextRandom(seed: seed)
+        var random = SeededRandom(seed: seed)
         cases = (0..<rounds).map { _ in Self.random(using: &random) }
     }
 
@@ -87,7 +87,7 @@ struct ReferenceCases {
     private enum Kind: CaseIterable {
         case letters, notes, items, unique, words
 
-        func line(using random: inout TextRandom) -> String {
+        func line(using random: inout SeededRandom) -> String {
             switch self {
             case .letters: ["a", "b", "c"].randomElement(using: &random)!
             case .notes: ["", "}", "- x", "line \(random.below(1_000_000))", "word \(random.below(1_000))"].randomElement(using: &random)!
@@ -97,14 +97,14 @@ struct ReferenceCases {
             }
         }
 
-        func lines(_ count: Int, using random: inout TextRandom) -> [String] { (0..<count).map { _ in line(using: &random) } }
+        func lines(_ count: Int, using random: inout SeededRandom) -> [String] { (0..<count).map { _ in line(using: &random) } }
     }
 
-    private static func random(using random: inout TextRandom) -> Case {
+    private static func random(using random: inout SeededRandom) -> Case {
         let kind = Kind.allCases.randomElement(using: &random)!
         let base = kind.lines([0, 1, 2, 3, 5, 8, 13, 20, 40, 80, 200].randomElement(using: &random)!, using: &random)
         let newline = random.below(5) == 0 ? "\r\n" : "\n"
-        func text(_ lines: [String], _ random: inout TextRandom) -> [UInt8] {
+        func text(_ lines: [String], _ random: inout SeededRandom) -> [UInt8] {
             // Now and then another kind of line end, or none at the text's end.
             let newline = random.below(10) == 0 ? "\n" : newline
             let text = lines.joined(separator: newline) + (lines.isEmpty || random.below(7) == 0 ? "" : newline)
@@ -117,7 +117,7 @@ struct ReferenceCases {
             theirs: text(changed(base, kind, using: &random), &random))
     }
 
-    private static func changed(_ base: [String], _ kind: Kind, using random: inout TextRandom) -> [String] {
+    private static func changed(_ base: [String], _ kind: Kind, using random: inout SeededRandom) -> [String] {
         var lines = base
         for _ in 0..<[0, 1, 1, 2, 3, 5, 8, 20].randomElement(using: &random)! {
             let place = random.below(lines.count + 1)
@@ -136,21 +136,4 @@ struct ReferenceCases {
         }
         return lines
     }
-}
-
-/// SplitMix64.
-struct TextRandom: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
-    }
-
-    mutating func below(_ bound: Int) -> Int { Int.random(in: 0..<bound, using: &self) }
 }
