@@ -1,10 +1,15 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
 #include <string.h>
 #include <sys/fanotify.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "CFuse.h"
@@ -13,22 +18,106 @@ _Thread_local struct cfuse_thread cfuse_this_thread;
 
 int cfuse_receive_descriptor(int socket) {
     char byte;
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    int descriptor;
+    int count = 1;
+    ssize_t length = cfuse_receive(socket, &byte, 1, &descriptor, &count);
+    if (length < 0) return (int)length;
+    return length == 0 || count == 0 ? -ENOMSG : descriptor;
+}
+
+enum { most_descriptors = 4 };
+
+union control {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(most_descriptors * sizeof(int))];
+};
+
+ssize_t cfuse_receive(int socket, void *bytes, size_t size, int *descriptors, int *count) {
+    union control control;
+    struct iovec data = {.iov_base = bytes, .iov_len = size};
     struct msghdr message = {
         .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
-    ssize_t count;
-    do count = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    while (count < 0 && errno == EINTR);
-    if (count < 0) return -errno;
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    if (count == 0 || !header || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) return -ENOMSG;
-    int descriptor;
-    memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
-    return descriptor;
+    ssize_t length;
+    do length = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    while (length < 0 && errno == EINTR);
+    if (length < 0) return -errno;
+    int room = *count;
+    *count = 0;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        int came = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        for (int place = 0; place < came; place++) {
+            int descriptor;
+            memcpy(&descriptor, CMSG_DATA(header) + place * sizeof descriptor, sizeof descriptor);
+            if (*count < room) descriptors[(*count)++] = descriptor;
+            else close(descriptor);
+        }
+    }
+    return length;
+}
+
+int cfuse_send(int socket, const void *bytes, size_t size, const int *descriptors, int count) {
+    union control control;
+    memset(&control, 0, sizeof control);
+    struct iovec data = {.iov_base = (void *)bytes, .iov_len = size};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    if (count > most_descriptors) return EINVAL;
+    if (count > 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(header), descriptors, count * sizeof(int));
+    }
+    ssize_t length;
+    do length = sendmsg(socket, &message, MSG_NOSIGNAL);
+    while (length < 0 && errno == EINTR);
+    return length < 0 ? errno : 0;
+}
+
+int cfuse_memory(const char *name) {
+    int descriptor = memfd_create(name, MFD_CLOEXEC);
+    return descriptor < 0 ? -errno : descriptor;
+}
+
+static int signal_pipe[2] = {-1, -1};
+
+static void note_signal(int number) {
+    int code = errno;
+    unsigned char byte = (unsigned char)number;
+    // A full pipe holds thousands that nobody has looked at: one more says nothing new.
+    (void)!write(signal_pipe[1], &byte, 1);
+    errno = code;
+}
+
+int cfuse_catch_signals(const int *signals, int count) {
+    if (signal_pipe[0] < 0 && pipe2(signal_pipe, O_CLOEXEC | O_NONBLOCK) != 0) return -errno;
+    for (int place = 0; place < count; place++) {
+        struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESTART};
+        if (sigaction(signals[place], &action, NULL) != 0) return -errno;
+    }
+    return signal_pipe[0];
+}
+
+int cfuse_watch_process(pid_t process) {
+    long descriptor = syscall(SYS_pidfd_open, process, 0);
+    return descriptor < 0 ? -errno : (int)descriptor;
+}
+
+int cfuse_leave_descriptors(void) {
+    if (unshare(CLONE_FILES) != 0) return errno;
+    return syscall(SYS_close_range, 3, ~0U, 0) == 0 ? 0 : errno;
+}
+
+int cfuse_fetch_descriptor(int descriptor) {
+    int process = cfuse_watch_process(getpid());
+    if (process < 0) return process;
+    long copy = syscall(SYS_pidfd_getfd, process, descriptor, 0);
+    int code = errno;
+    close(process);
+    return copy < 0 ? -code : (int)copy;
 }
 
 int64_t cfuse_device_minor(const char *path) {
@@ -68,4 +157,8 @@ int cfuse_read_closes(int group, struct cfuse_close *closes, int most, bool *dro
         count++;
     }
     return count;
+}
+
+int cfuse_close_from(posix_spawn_file_actions_t *actions, int first) {
+    return posix_spawn_file_actions_addclosefrom_np(actions, first);
 }

@@ -53,14 +53,16 @@ extension MemoryFilesystem {
         var context = context
         if flags.fromPageCache { context.pid = 0 }
         do throws(FuseErrno) {
-            let start = try answer { () throws(RemfsError) in
+            // Where the bytes of a write that is repeated went is not known any more: nowhere the kernel need have believed them to be.
+            let start = try change(context) { _ -> Int64? in
+                nil
+            } _: { (caller) throws(RemfsError) in
                 unsafe try store.write(
-                    bytes, to: number(node), at: offset, append: flags.append && !flags.fromPageCache, seen: .irrelevant,
-                    by: caller(context))
+                    bytes, to: number(node), at: offset, append: flags.append && !flags.fromPageCache, seen: .irrelevant, by: caller)
             }
             if mountOptions.coherence == .strict { writers.changed(node) }
             // The kernel put the bytes where it believed the end to be.
-            if start != offset { invalidations.post([.bytes(number(node), offset: min(start, offset), length: 0)]) }
+            if start != offset { invalidations.post([.bytes(number(node), offset: min(start ?? 0, offset), length: 0)]) }
             return bytes.count
         } catch {
             // Otherwise other readers would see bytes that exist nowhere.
@@ -96,10 +98,10 @@ extension MemoryFilesystem {
         let zeroRange: Int32 = 0x10
         guard mode & ~(keepSize | punchHole | zeroRange) == 0 else { throw FuseErrno(EOPNOTSUPP) }
         let makesHole = mode & (punchHole | zeroRange) != 0
-        try answer { () throws(RemfsError) in
+        try changing(context) { (caller) throws(RemfsError) in
             try store.allocate(
                 number(node), offset: offset, length: length, keepsSize: mode & (keepSize | punchHole) != 0, makesHole: makesHole,
-                by: caller(context))
+                by: caller)
         }
     }
 
@@ -116,7 +118,9 @@ extension MemoryFilesystem {
     ) throws(FuseErrno) -> Int {
         // A mebibyte at a time, as a write: callers go on where a short answer ends.
         let count = Int(min(length, 1 << 20))
-        return try answer { () throws(RemfsError) in
+        return try change(context) {
+            Int($0)
+        } _: { (caller) throws(RemfsError) in
             let bytes = unsafe try store.read(number(source), offset: offset, count: count, by: origin) { bytes, _ in
                 unsafe Array(bytes)
             }
@@ -125,7 +129,7 @@ extension MemoryFilesystem {
                 do throws(RemfsError) {
                     return .success(
                         unsafe try store.write(
-                            buffer, to: number(destination), at: destinationOffset, append: false, seen: .irrelevant, by: caller(context)))
+                            buffer, to: number(destination), at: destinationOffset, append: false, seen: .irrelevant, by: caller))
                 } catch {
                     return .failure(error)
                 }

@@ -20,56 +20,53 @@ extension MemoryFilesystem {
     func makeNode(
         _ name: FuseName, in parent: NodeID, mode: UInt32, rdev: UInt64, _ context: FuseContext
     ) throws(FuseErrno) -> FuseEntry {
-        try answer { () throws(RemfsError) in
-            entry(
-                try store.create(
-                    NewInode(mode: mode, rdev: rdev), named: unsafe bytes(name), in: number(parent), by: caller(context)))
+        try making(context) { (caller) throws(RemfsError) in
+            try store.create(NewInode(mode: mode, rdev: rdev), named: unsafe bytes(name), in: number(parent), by: caller)
         }
     }
 
     func makeDirectory(_ name: FuseName, in parent: NodeID, mode: UInt32, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        try answer { () throws(RemfsError) in
-            entry(
-                try store.create(
-                    NewInode(mode: UInt32(S_IFDIR) | (mode & 0o7777)), named: unsafe bytes(name), in: number(parent), by: caller(context)))
+        try making(context) { (caller) throws(RemfsError) in
+            try store.create(
+                NewInode(mode: UInt32(S_IFDIR) | (mode & 0o7777)), named: unsafe bytes(name), in: number(parent), by: caller)
         }
     }
 
     func symbolicLink(_ name: FuseName, in parent: NodeID, target: FuseName, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        try answer { () throws(RemfsError) in
-            entry(
-                try store.create(
-                    NewInode(mode: UInt32(S_IFLNK) | 0o777, target: unsafe bytes(target)), named: unsafe bytes(name), in: number(parent),
-                    by: caller(context)))
+        try making(context) { (caller) throws(RemfsError) in
+            try store.create(
+                NewInode(mode: UInt32(S_IFLNK) | 0o777, target: unsafe bytes(target)), named: unsafe bytes(name), in: number(parent),
+                by: caller)
         }
     }
 
     func create(_ name: FuseName, in parent: NodeID, mode: UInt32, flags: Int32, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        try answer { () throws(RemfsError) in
-            // Opened for reading only, no close event will come for it.
-            let isOpen = flags & O_ACCMODE != O_RDONLY
-            let entry = entry(
-                try store.create(
-                    NewInode(mode: UInt32(S_IFREG) | (mode & 0o7777), isOpen: isOpen), named: unsafe bytes(name), in: number(parent),
-                    by: caller(context)))
-            // It has no save that could end.
-            if isOpen, mountOptions.coherence == .strict { _ = writers.open(entry.attributes.node) }
-            return entry
+        // Opened for reading only, no close event will come for it.
+        let isOpen = flags & O_ACCMODE != O_RDONLY
+        let entry = try making(context) { (caller) throws(RemfsError) in
+            try store.create(
+                NewInode(mode: UInt32(S_IFREG) | (mode & 0o7777), isOpen: isOpen), named: unsafe bytes(name), in: number(parent),
+                by: caller)
         }
+        // It has no save that could end.
+        if isOpen, mountOptions.coherence == .strict { _ = writers.open(entry.attributes.node) }
+        return entry
     }
 
     func link(_ node: NodeID, as name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        try answer { () throws(RemfsError) in
-            entry(try store.link(number(node), as: unsafe bytes(name), in: number(parent), by: caller(context)))
+        try making(context) { (caller) throws(RemfsError) in
+            try store.link(number(node), as: unsafe bytes(name), in: number(parent), by: caller)
         }
     }
 
     func unlink(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) {
-        try answer { () throws(RemfsError) in try store.unlink(unsafe bytes(name), in: number(parent), by: caller(context)) }
+        try changing(context) { (caller) throws(RemfsError) in try store.unlink(unsafe bytes(name), in: number(parent), by: caller) }
     }
 
     func removeDirectory(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) {
-        try answer { () throws(RemfsError) in try store.removeDirectory(unsafe bytes(name), in: number(parent), by: caller(context)) }
+        try changing(context) { (caller) throws(RemfsError) in
+            try store.removeDirectory(unsafe bytes(name), in: number(parent), by: caller)
+        }
     }
 
     func rename(
@@ -78,10 +75,10 @@ extension MemoryFilesystem {
         // A whiteout is what overlay file systems leave behind: a device node, which this one does not make by itself.
         guard !flags.contains(.whiteout), !(flags.contains(.noReplace) && flags.contains(.exchange)) else { throw FuseErrno(EINVAL) }
         let rule: RenameRule = flags.contains(.noReplace) ? .noReplace : flags.contains(.exchange) ? .exchange : .replace
-        try answer { () throws(RemfsError) in
+        try changing(context) { (caller) throws(RemfsError) in
             try store.rename(
                 unsafe bytes(name), in: number(parent), to: unsafe bytes(newName), in: number(newParent), rule,
-                seen: { _ in .version(nil) }, by: caller(context))
+                seen: { _ in .version(nil) }, by: caller)
         }
     }
 

@@ -18,15 +18,19 @@ final class MemoryFilesystem: FuseFilesystem {
     let locks: LockTable
     let logger: Logger
     let virtual: VirtualFiles
+    /// Somebody keeps the connection if this process dies: changes go into the ledger.
+    let isProtected: Bool
     /// Kept where opens are answered (`coherence: strict`).
     let writers = OpenWriters()
     private let ended = Mutex(false)
     private let endedCondition = Condition()
+    private let onStart: @Sendable (FuseConnection) -> Void
     private let onEnd: @Sendable () -> Void
 
     init(
         store: MemoryStore, origin: Origin, inodes: InodeTable, invalidations: InvalidationQueue, options: MountOptions, locks: LockTable,
-        virtual: VirtualFiles, logger: Logger, onEnd: @escaping @Sendable () -> Void
+        virtual: VirtualFiles, isProtected: Bool, logger: Logger, onStart: @escaping @Sendable (FuseConnection) -> Void,
+        onEnd: @escaping @Sendable () -> Void
     ) {
         self.store = store
         self.origin = origin
@@ -35,7 +39,9 @@ final class MemoryFilesystem: FuseFilesystem {
         self.mountOptions = options
         self.locks = locks
         self.virtual = virtual
+        self.isProtected = isProtected
         self.logger = logger
+        self.onStart = onStart
         self.onEnd = onEnd
     }
 
@@ -48,10 +54,14 @@ final class MemoryFilesystem: FuseFilesystem {
         return options
     }
 
-    func connectionDidStart(_ connection: FuseConnection) { invalidations.open(connection) }
+    func connectionDidStart(_ connection: FuseConnection) {
+        invalidations.open(connection)
+        onStart(connection)
+    }
 
     func connectionDidEnd(_ connection: FuseConnection) {
         invalidations.close()
+        inodes.forgetKernel()
         locks.releaseAll(mount: origin.number)
         ended.withLock { $0 = true }
         endedCondition.broadcast()
@@ -84,9 +94,38 @@ final class MemoryFilesystem: FuseFilesystem {
     }
 
     func caller(_ context: FuseContext) -> Caller {
-        Caller(
+        let request =
+            isProtected
+            ? LedgerRequest(mount: origin.number, unique: context.unique, slot: context.worker ?? LedgerRequest.anyFreeSlot) : nil
+        return Caller(
             origin: origin, uid: mountOptions.uid == nil ? context.uid : geteuid(), gid: mountOptions.gid == nil ? context.gid : getegid(),
-            pid: context.pid, writer: context.uid)
+            pid: context.pid, writer: context.uid, request: request)
+    }
+
+    /// Makes a change that a request asks for, unless a predecessor of this process has made it and could not say so: then what it noted
+    /// is answered.
+    func change<Answer>(
+        _ context: FuseContext, repeating: (Int64) throws(RemfsError) -> Answer, _ body: (Caller) throws(RemfsError) -> Answer
+    ) throws(FuseErrno) -> Answer {
+        try answer { () throws(RemfsError) in
+            let caller = caller(context)
+            if context.isResent, let request = caller.request, let noted = try store.answer(to: request) { return try repeating(noted) }
+            return try body(caller)
+        }
+    }
+
+    /// A change that is answered with an inode.
+    func making(_ context: FuseContext, _ body: (Caller) throws(RemfsError) -> InodeAttributes) throws(FuseErrno) -> FuseEntry {
+        try change(context) { (number) throws(RemfsError) in
+            entry(try store.attributes(of: number))
+        } _: { (caller) throws(RemfsError) in
+            entry(try body(caller))
+        }
+    }
+
+    /// A change that is answered with success.
+    func changing(_ context: FuseContext, _ body: (Caller) throws(RemfsError) -> Void) throws(FuseErrno) {
+        try change(context, repeating: { _ in }, body)
     }
 
     func shown(_ inode: InodeAttributes) -> FuseAttributes {

@@ -1,7 +1,7 @@
 package import Storage
 
 /// How one mount shows its store.
-package struct MountOptions: Sendable {
+package struct MountOptions: Sendable, Codable {
     /// What happens to a write over a version that its author never saw.
     package enum StaleWrites: String, Sendable, Codable {
         /// It wins; its version says so.

@@ -28,12 +28,13 @@ package final class MountTable: Sendable {
         let origin: Origin
         let filesystem: MemoryFilesystem
         let mountpoint: FuseMountpoint
+        /// What a successor is told of the mount; nil where none would go on with it.
+        let memory: FuseHoldMemory?
         let state: Mutex<State>
 
         init(
             id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore,
-            origin: Origin,
-            filesystem: MemoryFilesystem, mountpoint: FuseMountpoint
+            origin: Origin, filesystem: MemoryFilesystem, mountpoint: FuseMountpoint, memory: FuseHoldMemory?
         ) {
             self.id = id
             self.store = store
@@ -44,6 +45,7 @@ package final class MountTable: Sendable {
             self.origin = origin
             self.filesystem = filesystem
             self.mountpoint = mountpoint
+            self.memory = memory
             state = Mutex(State(access: options.access))
         }
 
@@ -56,7 +58,7 @@ package final class MountTable: Sendable {
         }
     }
 
-    private struct State {
+    struct State {
         var entries: [MountID: Entry] = [:]
         var nextOrigin = 1
         var locks: [StoreID: LockTable] = [:]
@@ -64,18 +66,19 @@ package final class MountTable: Sendable {
         var past: [PastKey: (count: UInt64, seconds: Double)] = [:]
         var isStopping = false
     }
-    private struct PastKey: Hashable {
+    struct PastKey: Hashable {
         let operation: String
         let errno: Int32
     }
 
-    private let stores: StorePool
-    private let logger: Logger
-    private let workers: FuseWorkers
+    let stores: StorePool
+    let logger: Logger
+    let workers: FuseWorkers
     private let notifier: Notifier
     private let closes: CloseWatcher?
     private let commands = CommandNames()
-    private let state = Mutex(State())
+    let holder: HolderLink?
+    let state = Mutex(State())
     private let entryRemoved = Condition()
     /// What may wait for the kernel and nobody waits for: remounts, the end of a mount that someone else unmounted.
     private let chores = WorkerPool(count: 1, named: "remfs-mounts")
@@ -83,9 +86,13 @@ package final class MountTable: Sendable {
     /// What a thread calls before it waits: pass this to `StorePool`.
     package static let willBlock: @Sendable () -> Void = { FuseWorkers.willBlock() }
 
-    /// Starts the threads that serve mounts, and clears dead mounts of this state directory's stores.
-    package init(stores: StorePool, logger: Logger) throws(RemfsError) {
+    /// Starts the threads that serve mounts, goes on with what a predecessor has served, and clears dead mounts of this state
+    /// directory's stores.
+    ///
+    /// - Parameter holder: keeps mounts for a successor; nil: they end with this process.
+    package init(stores: StorePool, holder: HolderLink? = nil, logger: Logger) throws(RemfsError) {
         self.stores = stores
+        self.holder = holder
         self.logger = logger
         workers = FuseWorkers { stall in
             switch stall.kind {
@@ -101,6 +108,7 @@ package final class MountTable: Sendable {
         notifier = Notifier(count: 4)
         closes = CloseWatcher(logger: logger)
         if closes == nil { logger.notice("no close events without root: a save is sealed after two seconds of quiet") }
+        try takeOver()
         try clearDeadMounts()
         stores.observe { [weak self] store in self?.accessDidChange(of: store) }
     }
@@ -121,7 +129,8 @@ package final class MountTable: Sendable {
                 guard error.code == .notFound else { throw error }
                 continue
             }
-            guard mount.isDead else { continue }
+            // Not those that are served already.
+            guard !state.withLock({ $0.entries.values.contains { $0.mountpoint.number == mount.number } }), mount.isDead else { continue }
             let path = String(decoding: mount.path, as: UTF8.self)
             do {
                 try FuseMountpoint.unmount(mount.path, lazily: true)
@@ -155,16 +164,19 @@ package final class MountTable: Sendable {
             throw RemfsError(.busy, "\(directory) is a mountpoint already")
         }
         let (mountpoint, device) = try attachToKernel(id, directory, options)
-        let entry = makeEntry(id, directory, options, memories, number, locks, mountpoint)
+        let entry = makeEntry(MountID.random(), id, directory, options, memories, number, locks, mountpoint, FuseHoldMemory(), nil)
         do throws(RemfsError) {
             try memories.attach(entry.origin)
+            state.withLock { $0.entries[entry.id] = entry }
+            keep(entry, device)
             try serve(entry, device)
         } catch {
+            state.withLock { $0.entries[entry.id] = nil }
+            holder?.drop(entry.id.description)
             tryUnmounting(entry)
             throw error
         }
         isMounted = true
-        state.withLock { $0.entries[entry.id] = entry }
         prepare(entry)
         accessDidChange(of: id)
         logger.notice("mounted", metadata: ["store": "\(id)", "directory": "\(directory)", "access": "\(options.access.rawValue)"])
@@ -193,13 +205,13 @@ package final class MountTable: Sendable {
         }
     }
 
-    private func makeEntry(
-        _ id: StoreID, _ directory: String, _ options: MountOptions, _ memories: MemoryStore, _ number: Int, _ locks: LockTable,
-        _ mountpoint: FuseMountpoint
+    /// - Parameter created: nil: now.
+    func makeEntry(
+        _ mountID: MountID, _ id: StoreID, _ directory: String, _ options: MountOptions, _ memories: MemoryStore, _ number: Int,
+        _ locks: LockTable, _ mountpoint: FuseMountpoint, _ memory: FuseHoldMemory?, _ created: Timestamp?
     ) -> Entry {
         let inodes = InodeTable()
         let queue = InvalidationQueue(notifier)
-        let mountID = MountID.random()
         // Where OPEN is answered RELEASE tells of closes; where there are no close events, quiet does.
         var takeClosed: (@Sendable () -> [InodeNumber])?
         if options.coherence == .strict {
@@ -214,11 +226,12 @@ package final class MountTable: Sendable {
             post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) })
         let filesystem = MemoryFilesystem(
             store: memories, origin: origin, inodes: inodes, invalidations: queue, options: options, locks: locks,
-            virtual: VirtualFiles(isOffered: options.history) { [weak self] in self?.status(of: mountID) ?? "" }, logger: logger,
-            onEnd: { [weak self] in self?.connectionEnded(mountID) })
+            virtual: VirtualFiles(isOffered: options.history) { [weak self] in self?.status(of: mountID) ?? "" },
+            isProtected: holder != nil, logger: logger,
+            onStart: { [weak self] in self?.connectionStarted(mountID, $0) }, onEnd: { [weak self] in self?.connectionEnded(mountID) })
         return Entry(
-            id: mountID, store: id, directory: directory, options: options, created: memories.now(), memories: memories, origin: origin,
-            filesystem: filesystem, mountpoint: mountpoint)
+            id: mountID, store: id, directory: directory, options: options, created: created ?? memories.now(), memories: memories,
+            origin: origin, filesystem: filesystem, mountpoint: mountpoint, memory: holder == nil ? nil : memory)
     }
 
     private func serve(_ entry: Entry, _ device: Int32) throws(RemfsError) {
@@ -231,7 +244,7 @@ package final class MountTable: Sendable {
     }
 
     /// What needs a mount that answers: close events, and the one OPEN after which the kernel asks for none.
-    private func prepare(_ entry: Entry) {
+    func prepare(_ entry: Entry) {
         if entry.options.coherence != .strict, let closes, let number = entry.mountpoint.number {
             let memories = entry.memories
             let code = closes.watch(entry.directory, mount: number) { [logger, origin = entry.origin, weak self] in
@@ -410,6 +423,10 @@ package final class MountTable: Sendable {
             return !state.isReleased
         }
         guard isFirst else { return }
+        if let memory = entry.memory {
+            holder?.drop(entry.id.description)
+            close(memory.descriptor)
+        }
         if let number = entry.mountpoint.number { closes?.forget(mount: number) }
         do {
             try entry.memories.detach(entry.origin)

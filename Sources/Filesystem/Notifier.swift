@@ -63,7 +63,8 @@ final class InvalidationQueue: Sendable {
             }
             guard let batch else { return }
             if let connection = connection.withLock({ $0 }) {
-                for invalidation in batch { send(invalidation, over: connection) }
+                // False: the mount has ended, and its kernel has forgotten everything.
+                _ = connection.notifying { for invalidation in batch { send(invalidation, over: connection) } }
             }
             state.withLock { $0.done = min($0.posted, $0.done + UInt64(batch.count)) }
             progress.broadcast()
@@ -88,7 +89,8 @@ final class InvalidationQueue: Sendable {
 }
 
 /// The threads that tell kernels what to forget. A kernel may hold one of them for as long as a page of that mount is locked, so
-/// there are several, and a mount occupies at most one.
+/// there are several, and a mount occupies at most one. They have no descriptors of the process's (`FuseConnection.beNotifier`), so they
+/// touch no store and no file.
 final class Notifier: Sendable {
     private struct State {
         var queues: [InvalidationQueue] = []
@@ -109,6 +111,9 @@ final class Notifier: Sendable {
     }
 
     private func run() {
+        let code = FuseConnection.beNotifier()
+        // Only without memory for a table of descriptors.
+        precondition(code == 0, "no descriptor table for a notifier: errno \(code)")
         while true {
             let queue = state.wait(on: arrived, until: { $0.isStopping || !$0.queues.isEmpty }) { state in
                 state.queues.isEmpty ? nil : state.queues.removeFirst()

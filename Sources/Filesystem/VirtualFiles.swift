@@ -12,7 +12,8 @@ final class VirtualFiles: Sendable {
         /// Oldest first; what the kernel still reads of is among the newest.
         var order: [NodeID] = []
     }
-    private let state = Mutex(State(next: VirtualFiles.first + 2))
+    /// Where a predecessor of this process has served the mount, its numbers are not to come again: they rise with the clock.
+    private let state = Mutex(State(next: VirtualFiles.first + 2 + VirtualFiles.microseconds()))
     private let isOffered: Bool
     private let status: @Sendable () -> String
 
@@ -20,6 +21,12 @@ final class VirtualFiles: Sendable {
     private static let first: NodeID = 1 << 62
     private static let directory: NodeID = first + 1
     private static let remembered = 256
+
+    private static func microseconds() -> UInt64 {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+        return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
+    }
 
     init(isOffered: Bool, status: @escaping @Sendable () -> String) {
         self.isOffered = isOffered

@@ -7,11 +7,31 @@ internal import Threads
 /// Each call returns an errno: 0, or ENOENT when the kernel does not know the inode or name (any more), which is normal, or ENOTCONN
 /// when the connection is over. Each may wait in the kernel for a page or a directory that a request of this connection holds until it
 /// is answered. So call them with no lock held that a `FuseFilesystem` method takes, and on a thread that is no worker. They take no lock
-/// of ours, need no descriptor but `notificationDescriptor`, and are safe on a thread with a descriptor table of its own.
+/// of ours.
 extension FuseConnection {
-    /// The one descriptor that a notifying thread must keep if it closes all others in a table of its own. In such a table the thread must
-    /// close it once the connection has ended, since the kernel otherwise believes that someone still serves.
-    package var notificationDescriptor: Int32 { device }
+    /// The descriptor of `/dev/fuse`. Whoever else holds it open keeps the connection alive when this process has ended.
+    package var descriptor: Int32 { device }
+
+    /// Makes the calling thread one that only notifies: it has none of the process's descriptors any more, but those that `notifying`
+    /// lends it. If the process is killed while the kernel keeps this thread waiting, everything else that was open is closed at once:
+    /// locks of files as well, which a successor needs.
+    ///
+    /// - Returns: an errno.
+    package static func beNotifier() -> Int32 { cfuse_leave_descriptors() }
+
+    /// Runs `body`, which notifies this connection, on a thread that is a notifier. False, and nothing was run, if the connection is over.
+    package func notifying(_ body: () -> Void) -> Bool {
+        guard enter() else { return false }
+        defer { leave() }
+        let descriptor = cfuse_fetch_descriptor(device)
+        guard descriptor >= 0 else { return false }
+        unsafe cfuse_set_own_descriptor(unsafe Unmanaged.passUnretained(self).toOpaque(), descriptor)
+        body()
+        cfuse_set_own_descriptor(nil, -1)
+        // Kept, it would have the kernel believe that someone still serves.
+        Glibc.close(descriptor)
+        return true
+    }
 
     /// Drops the attributes of `node`, and of its content `length` bytes from `offset`; for a directory its cached listing.
     ///
@@ -77,6 +97,7 @@ extension FuseConnection {
         var length = MemoryLayout<fuse_out_header>.size + MemoryLayout<Body>.size
         if let name = unsafe name { length += name.count + 1 }
         if let data = unsafe data { length += data.count }
+        let device = unsafe cfuse_own_descriptor(unsafe Unmanaged.passUnretained(self).toOpaque(), device)
         var header = fuse_out_header(len: UInt32(length), error: Int32(bitPattern: code.rawValue), unique: 0)
         var body = body
         var end: UInt8 = 0

@@ -48,9 +48,16 @@ package struct FuseMountpoint: Sendable {
     package let path: [UInt8]
     /// The minor number of the mount's device, under which fusectl knows its connection.
     package let number: UInt32?
-    private let usesHelper: Bool
+    package let usesHelper: Bool
     /// The flags of mount(2) besides MS_RDONLY, which a remount must repeat.
-    private let flags: UInt
+    package let flags: UInt
+
+    package init(path: [UInt8], number: UInt32?, usesHelper: Bool, flags: UInt) {
+        self.path = path
+        self.number = number
+        self.usesHelper = usesHelper
+        self.flags = flags
+    }
 
     /// The second half of the type `fuse.remfs`, by which mounts of ours are found.
     package static let subtype = "remfs"

@@ -28,8 +28,13 @@ internal import Threads
     @exclusivity(unchecked) private(set) var started: UInt64 = 0
     /// Whether one of our operations answers the request; otherwise libfuse did, with ENOSYS.
     @exclusivity(unchecked) private var reachedOperation = false
+    /// `FuseContext.worker`.
+    private let worker: Int?
+    /// What the kernel adds to the number of a request that it sends again (`FUSE_UNIQUE_RESEND`, Linux 6.9).
+    static let resent: UInt64 = 1 << 63
 
-    init() {
+    init(worker: Int?) {
+        self.worker = worker
         let address = unsafe mmap(
             nil, Self.bufferSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | Int32(MAP_ANONYMOUS) | Int32(MAP_POPULATE), -1, 0)
         // Without memory for one buffer nothing can be served.
@@ -53,8 +58,21 @@ internal import Threads
         unsafe Unmanaged<FuseReceiver>.fromOpaque(cfuse_receiver()!)._withUnsafeGuaranteedRef(body)
     }
 
+    /// Whether the request in the buffer came for the first time and was one that its caller waits for in turn: those of other kinds
+    /// overtake what is sent again.
+    var wasNew: Bool {
+        let opcode = header.opcode
+        return header.unique & Self.resent == 0 && opcode != FUSE_FORGET.rawValue && opcode != FUSE_BATCH_FORGET.rawValue
+            && opcode != FUSE_INTERRUPT.rawValue
+    }
+
     /// Reads one request and processes it, if there is one. Never waits for one.
-    func receive(from connection: FuseConnection, _ progress: FuseProgress) -> Outcome {
+    ///
+    /// - Parameter isWanted: false: it is not to be processed.
+    @inline(__always)
+    func receive(
+        from connection: FuseConnection, _ progress: FuseProgress, if isWanted: (fuse_in_header) -> Bool = { _ in true }
+    ) -> Outcome {
         guard connection.enter() else { return .nothing }
         defer { connection.leave() }
         let count = unsafe read(connection.device, buffer.baseAddress!, buffer.count)
@@ -68,6 +86,7 @@ internal import Threads
             }
         }
         unsafe started = Monotonic.now()
+        guard isWanted(header) else { return .processed }
         unsafe progress.begin(header.opcode, connection, at: started)
         process(count, connection)
         progress.end()
@@ -85,8 +104,8 @@ internal import Threads
         unsafe reachedOperation = true
         let header = unsafe buffer.baseAddress!.assumingMemoryBound(to: fuse_in_header.self)
         return unsafe FuseContext(
-            unique: header.pointee.unique, uid: header.pointee.uid, gid: header.pointee.gid,
-            pid: Int32(bitPattern: header.pointee.pid), umask: umask)
+            unique: header.pointee.unique & ~Self.resent, isResent: header.pointee.unique & Self.resent != 0, worker: worker,
+            uid: header.pointee.uid, gid: header.pointee.gid, pid: Int32(bitPattern: header.pointee.pid), umask: umask)
     }
 
     /// The handle for an answer that may come later and elsewhere.

@@ -100,15 +100,25 @@ package struct FuseAttributeChange: Sendable {
 
 /// Who asks, and the number by which the kernel knows the request (`unique`, with bit 63 where it was sent again).
 package struct FuseContext: Sendable {
+    /// The request's number on its connection. The kernel never repeats one but for a request that it sends again (`isResent`).
     package var unique: UInt64
+    /// The kernel sends it again after a take-over: a predecessor has read it, and may have done it, but not answered it.
+    package var isResent: Bool
+    /// Which of the threads that serve asks, from 0; nil: the one that takes over, before the others begin. A thread has answered one
+    /// request before it brings the next, but for those with a `FuseReply`.
+    package var worker: Int?
     package var uid: UInt32
     package var gid: UInt32
     /// In the daemon's pid namespace; 0 where the kernel names no process (write-back of a mapping).
     package var pid: Int32
     package var umask: UInt32
 
-    package init(unique: UInt64, uid: UInt32, gid: UInt32, pid: Int32, umask: UInt32) {
+    package init(
+        unique: UInt64, isResent: Bool = false, worker: Int? = 0, uid: UInt32, gid: UInt32, pid: Int32, umask: UInt32
+    ) {
         self.unique = unique
+        self.isResent = isResent
+        self.worker = worker
         self.uid = uid
         self.gid = gid
         self.pid = pid

@@ -80,7 +80,7 @@ package final class FuseWorkers: Sendable {
         unsafe epoll_ctl(poll, EPOLL_CTL_ADD, wake, &event)
         var started: [Thread] = []
         for (index, progress) in progress.enumerated() {
-            started.append(Thread("fuse-worker-\(index)") { self.work(progress) })
+            started.append(Thread("fuse-worker-\(index)") { self.work(progress, index) })
         }
         started.append(Thread("fuse-keeper") { self.finishConnections() })
         started.append(Thread("fuse-watchdog") { self.watch() })
@@ -168,8 +168,8 @@ package final class FuseWorkers: Sendable {
 
     // MARK: - Workers
 
-    private func work(_ progress: FuseProgress) {
-        let receiver = FuseReceiver()
+    private func work(_ progress: FuseProgress, _ index: Int) {
+        let receiver = FuseReceiver(worker: index)
         unsafe cfuse_set_worker(Unmanaged.passUnretained(progress).toOpaque())
         defer { cfuse_set_worker(nil) }
         while true {

@@ -204,7 +204,7 @@ extension MemoryStore {
             if rule == .create, exists { throw RemfsError(.pathConflict, "attribute \(name) exists") }
             if rule == .replace, !exists { throw RemfsError(.notFound, "attribute \(name) does not exist") }
             let time = state.now()
-            try state.commit { () throws(SQLiteError) in
+            try state.commit(answering: caller) { () throws(SQLiteError) in
                 let row = try state.writer.prepare(
                     "INSERT INTO xattr (inode, name, value) VALUES (?1, ?2, ?3) ON CONFLICT (inode, name) DO UPDATE SET value = ?3")
                 row.bind(number, at: 1)
@@ -259,7 +259,7 @@ extension MemoryStore {
                 throw RemfsError(.notFound, "attribute \(name) does not exist")
             }
             let time = state.now()
-            try state.commit { () throws(SQLiteError) in
+            try state.commit(answering: caller) { () throws(SQLiteError) in
                 let row = try state.writer.prepare("DELETE FROM xattr WHERE inode = ?1 AND name = ?2")
                 row.bind(number, at: 1)
                 row.bind(name, at: 2)

@@ -40,7 +40,7 @@ package final class MemoryStore: Sendable {
         let state = try StoreState(id: id, label: label, policy: policy, isArchived: isArchived, writer: writer)
         state.willBlock = environment.willBlock
         if isNew { try Self.makeRoot(state) }
-        try state.load()
+        try state.load(keepingOrphans: environment.keepsOrphans())
         checkpointer = Mutex(
             try RemfsError.mapping(label) { () throws(SQLiteError) in
                 let connection = try Connection(path: path, mode: .readWrite)
@@ -243,7 +243,7 @@ package final class MemoryStore: Sendable {
             state.orphansSeen = time
             return (state.orphans, Array(state.origins.values))
         }
-        guard !orphans.isEmpty else { return }
+        guard !orphans.isEmpty, !environment.keepsOrphans() else { return }
         // Asked without the store's lock: the mounts have locks of their own.
         let held = orphans.filter { number in origins.contains { $0.holds(number) } }
         try state.withLock { (state) throws(RemfsError) in
@@ -328,6 +328,8 @@ struct StoreEnvironment: Sendable {
     /// Asks for `maintain` of a store soon, and with `true` for a checkpoint at once. Cheap when it was asked for already.
     var schedule: @Sendable (StoreID, Bool) -> Void
     var synchronize: @Sendable (MemoryStore, @escaping @Sendable (RemfsError?) -> Void) -> Void
+    /// Whether unlinked files are to be kept though no mount is known to have them open.
+    var keepsOrphans: @Sendable () -> Bool
     var logger: Logger
 }
 

@@ -52,13 +52,16 @@ package struct Caller: Sendable {
     let writer: UInt32
     /// 0: the kernel names no process.
     package let pid: Int32
+    /// What is noted in the ledger with the change; nil where nobody would ask again.
+    package let request: LedgerRequest?
 
-    package init(origin: Origin, uid: UInt32, gid: UInt32, pid: Int32, writer: UInt32? = nil) {
+    package init(origin: Origin, uid: UInt32, gid: UInt32, pid: Int32, writer: UInt32? = nil, request: LedgerRequest? = nil) {
         self.origin = origin
         self.uid = uid
         self.gid = gid
         self.pid = pid
         self.writer = writer ?? uid
+        self.request = request
     }
 
     /// Asks /proc, so only where a version begins.

@@ -91,7 +91,14 @@ enum Schema {
         CREATE VIEW memory AS
             SELECT memory AS number, number AS inode, version, memory_created AS created, version_created AS updated, size, digest
             FROM inode WHERE memory IS NOT NULL AND parent IS NOT NULL;
+        """,
         """
+        DROP TABLE ledger;
+        -- What a request is answered from that the kernel sends again after a take-over: one row for each thread that answers.
+        CREATE TABLE ledger (
+            slot INTEGER PRIMARY KEY, mount INTEGER NOT NULL, request INTEGER NOT NULL, answer INTEGER NOT NULL
+        ) STRICT;
+        """,
     ]
 
     static let catalog: [String] = [

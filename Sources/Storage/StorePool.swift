@@ -1,5 +1,6 @@
 import Glibc
 package import Logging
+import struct Synchronization.Atomic
 import Threads
 
 /// Every store of a state directory: opened on first use, closed when idle, kept up by threads of its own. Owns the catalog.
@@ -15,6 +16,8 @@ package final class StorePool: Sendable {
     private let syncer: Syncer
     private let workers: WorkerPool
     private let willBlock: @Sendable () -> Void
+    /// Mounts of a predecessor are being taken over: what they have open is not known yet.
+    private let isTakingOver = Atomic<Bool>(false)
     /// Told after a store's access may have changed, or the store went: mounts follow.
     private let observers = Mutex<[@Sendable (StoreID) -> Void]>([])
 
@@ -258,8 +261,13 @@ package final class StorePool: Sendable {
     private var environment: StoreEnvironment {
         StoreEnvironment(
             willBlock: willBlock, schedule: { [upkeep] in upkeep.schedule($0, needsCheckpoint: $1) },
-            synchronize: { [syncer] store, done in syncer.synchronize(store, done) }, logger: logger)
+            synchronize: { [syncer] store, done in syncer.synchronize(store, done) },
+            keepsOrphans: { [weak self] in self?.isTakingOver.load(ordering: .acquiring) ?? false }, logger: logger)
     }
+
+    /// From now on stores are opened for mounts that a predecessor has served, and nothing that their callers may have open is deleted,
+    /// until `false` says that those mounts can be asked.
+    package func takeOver(_ isUnderWay: Bool) { isTakingOver.store(isUnderWay, ordering: .releasing) }
 
     // MARK: Upkeep
 

@@ -41,7 +41,9 @@ extension StoreState {
             }
             truncates = size != inode.size
             if truncates {
-                try truncate(inode, to: size, seen: seen, by: caller)
+                // What else is to change is another transaction, and the one that answers: a truncation may be done twice.
+                let request = change.onlyTruncates ? caller : nil
+                try truncate(inode, to: size, seen: seen, by: caller, answering: request)
             } else if change.modified == nil {
                 // The same size: only the times change.
                 change.modified = .now
@@ -50,10 +52,7 @@ extension StoreState {
         let accessed = change.accessed.map { $0 == .now ? time : $0.nanoseconds }
         // A truncation's own row carries the time.
         let modified = change.modified.map { $0 == .now ? time : $0.nanoseconds }
-        let onlyTruncates =
-            change.mode == nil && change.uid == nil && change.gid == nil && change.accessed == nil
-            && (change.modified == nil || change.modified == .now) && truncates
-        guard !onlyTruncates else { return inode }
+        if truncates, change.onlyTruncates { return inode }
         let old = (inode.mode, inode.uid, inode.gid, inode.accessed, inode.modified)
         if let mode = change.mode { inode.mode = inode.kind | (mode & 0o7777) }
         if let uid = change.uid { inode.uid = uid }
@@ -61,7 +60,7 @@ extension StoreState {
         if let accessed { inode.accessed = accessed }
         if let modified { inode.modified = modified }
         do {
-            try commit { () throws(SQLiteError) in try updateAttributes(of: inode, changed: time) }
+            try commit(answering: caller) { () throws(SQLiteError) in try updateAttributes(of: inode, changed: time) }
         } catch {
             (inode.mode, inode.uid, inode.gid, inode.accessed, inode.modified) = old
             throw error
@@ -71,7 +70,9 @@ extension StoreState {
         return inode
     }
 
-    private func truncate(_ inode: Inode, to size: Int64, seen: Seen, by caller: Caller) throws(RemfsError) {
+    private func truncate(
+        _ inode: Inode, to size: Int64, seen: Seen, by caller: Caller, answering request: Caller?
+    ) throws(RemfsError) {
         guard size >= 0 else { throw RemfsError(.invalidArgument, "a size cannot be negative") }
         // Opened by a name that another mount has given away, before the news of it came: the kernel looks the name up again and repeats
         // the open. A tenth of a second: a hundred times what the news takes, and soon over for who has an unlinked file open.
@@ -80,7 +81,7 @@ extension StoreState {
         }
         try checkSize(size, of: inode)
         let save = try openSave(of: inode, seen: seen, by: caller)
-        unsafe try add([(.truncation, size, 0, nil)], to: save, of: inode)
+        unsafe try add([(.truncation, size, 0, nil)], to: save, of: inode, answering: request)
         invalidate(.bytes(inode.number, offset: min(size, inode.size), length: 0))
         setSize(size, of: inode)
     }
@@ -114,7 +115,7 @@ extension StoreState {
                 (.bytes, place, next - place, unsafe UnsafeRawBufferPointer(rebasing: bytes[Int(place - start)..<Int(next - start)])))
             place = next
         }
-        unsafe try add(pieces, to: save, of: inode)
+        unsafe try add(pieces, to: save, of: inode, answering: caller, Int64(bytes.count))
         if end > inode.size { setSize(end, of: inode) }
         invalidate(.bytes(number, offset: start, length: Int64(bytes.count)))
         return start
@@ -155,7 +156,8 @@ extension StoreState {
     private static let residentLimit = 256 << 10
 
     private func add(
-        _ pieces: [(Extent.Kind, Int64, Int64, UnsafeRawBufferPointer?)], to save: Save, of inode: Inode
+        _ pieces: [(Extent.Kind, Int64, Int64, UnsafeRawBufferPointer?)], to save: Save, of inode: Inode, answering caller: Caller?,
+        _ answer: Int64 = 0
     ) throws(RemfsError) {
         let isNew = inode.drafts?.saves.last !== save
         let time = now()
@@ -164,7 +166,7 @@ extension StoreState {
         let author = isNew ? save.author.row : nil
         let numbers = unsafe pieces.map { _ in save.nextID() }
         do {
-            try commit { () throws(SQLiteError) in
+            try commit(answering: caller, answer) { () throws(SQLiteError) in
                 let row = statements.insertExtent
                 for place in unsafe pieces.indices {
                     let piece = unsafe pieces[place]
@@ -223,15 +225,23 @@ extension StoreState {
             let holeEnd = keepsSize ? min(end, inode.size) : end
             if holeEnd > offset {
                 let save = try openSave(of: inode, seen: .irrelevant, by: caller)
-                unsafe try add([(.hole, offset, holeEnd - offset, nil)], to: save, of: inode)
+                let isAll = keepsSize || end <= inode.size
+                unsafe try add([(.hole, offset, holeEnd - offset, nil)], to: save, of: inode, answering: isAll ? caller : nil)
             }
         }
         if !keepsSize, end > inode.size {
             let save = try openSave(of: inode, seen: .irrelevant, by: caller)
-            unsafe try add([(.truncation, end, 0, nil)], to: save, of: inode)
+            unsafe try add([(.truncation, end, 0, nil)], to: save, of: inode, answering: caller)
             setSize(end, of: inode)
         }
         invalidate(.bytes(number, offset: offset, length: length))
+    }
+}
+
+extension AttributeChange {
+    /// Nothing of it but a size, and the times that go with it.
+    fileprivate var onlyTruncates: Bool {
+        mode == nil && uid == nil && gid == nil && accessed == nil && (modified == nil || modified == .now)
     }
 }
 

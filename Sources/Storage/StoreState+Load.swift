@@ -3,7 +3,9 @@ import SQLite
 
 /// Opening: the tree out of the database, and what a daemon that died left open is sealed.
 extension StoreState {
-    func load() throws(RemfsError) {
+    /// - Parameter keepingOrphans: unlinked files may still be open somewhere.
+    func load(keepingOrphans: Bool) throws(RemfsError) {
+        try loadLedger()
         var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
         try query { () throws(SQLiteError) in try loadInodes(&orphaned) }
         try query { () throws(SQLiteError) in try loadDentries() }
@@ -15,7 +17,7 @@ extension StoreState {
         try recoverRemovals(orphaned)
         try sealQueued()
         try sealRemovals(all: true)
-        try deleteOrphans { _ in false }
+        if !keepingOrphans { try deleteOrphans { _ in false } }
         openSaves = []
     }
 

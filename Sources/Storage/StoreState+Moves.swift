@@ -45,7 +45,7 @@ extension StoreState {
         let isWorkingFile = plan.isOldestName && inode.isRegular && plan.flags.contains(.unversioned)
         let ownsContent = inode.ownsContent || isWorkingFile || plan.withdrawn != nil
         let versions = inode.isDirectory ? moveVersions(of: inode, to: newName, newParent, except: changes, by: plan.author) : []
-        try commit { () throws(SQLiteError) in
+        try commit(answering: caller) { () throws(SQLiteError) in
             if let target {
                 try dropName(newName, of: target, in: newParent, by: plan.author, keepsMemory: !plan.isHeir, at: time)
             }
@@ -264,7 +264,7 @@ extension StoreState {
         let versions =
             (one.isDirectory ? moveVersions(of: one, to: otherName, otherParent, except: changes, by: author) : [])
             + (other.isDirectory ? moveVersions(of: other, to: oneName, oneParent, except: changes, by: author) : [])
-        try commit { () throws(SQLiteError) in
+        try commit(answering: caller) { () throws(SQLiteError) in
             if let given = first.givenUp { try insertRemoval(given, path: paths.0, author: author) }
             if let given = second.givenUp { try insertRemoval(given, path: paths.1, author: author) }
             for (inode, swap) in [(one, first), (other, second)] where swap.ownsContent { try keepContent(of: inode) }

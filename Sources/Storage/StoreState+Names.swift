@@ -64,7 +64,7 @@ extension StoreState {
             inode.bornBy = author?.writer.pid ?? 0
             inode.born = Self.monotonic()
         }
-        try commit { () throws(SQLiteError) in
+        try commit(answering: caller, inode.number) { () throws(SQLiteError) in
             if let continued { try forgetRemoval(continued) }
             try insert(inode, memory: continued?.memory, author: author)
         }
@@ -136,7 +136,7 @@ extension StoreState {
         try reserveNumbers(2)
         let time = now()
         let cookie = takeNumber()
-        try commit { () throws(SQLiteError) in
+        try commit(answering: caller, number) { () throws(SQLiteError) in
             let row = try statements.cached("INSERT INTO dentry (cookie, parent, name, inode) VALUES (?1, ?2, ?3, ?4)")
             row.bind(cookie, at: 1)
             row.bind(parentNumber, at: 2)
@@ -181,7 +181,9 @@ extension StoreState {
         let time = now()
         try reserveNumbers(64)
         if inode.isMemory, inode.isOldestName(name, in: parentNumber) { try sealBeforeNameGoes(inode, includingOpen: true) }
-        try commit { () throws(SQLiteError) in try dropName(name, of: inode, in: parent, by: author, keepsMemory: true, at: time) }
+        try commit(answering: caller) { () throws(SQLiteError) in
+            try dropName(name, of: inode, in: parent, by: author, keepsMemory: true, at: time)
+        }
         didDropName(name, of: inode, in: parent, by: author, keepsMemory: true, origin: caller.origin.number, at: time)
         noteEmptied(parent)
     }
@@ -308,13 +310,15 @@ extension StoreState {
         guard let inode = parent.directory!.find(name) else { throw RemfsError(.notFound, "\(path(name, in: parent)) does not exist") }
         guard inode.isDirectory else { throw RemfsError(.notADirectory, "\(path(of: inode)) is not a directory") }
         guard inode.directory!.count == 0 else { throw RemfsError(.notEmpty, "\(path(of: inode)) is not empty") }
-        try remove(emptyDirectory: inode, from: parent)
+        try remove(emptyDirectory: inode, from: parent, by: caller)
     }
 
-    func remove(emptyDirectory inode: Inode, from parent: Inode) throws(RemfsError) {
+    private func remove(emptyDirectory inode: Inode, from parent: Inode, by caller: Caller?) throws(RemfsError) {
         let time = now()
         let name = inode.name
-        try commit { () throws(SQLiteError) in try dropName(name, of: inode, in: parent, by: nil, keepsMemory: true, at: time) }
+        try commit(answering: caller) { () throws(SQLiteError) in
+            try dropName(name, of: inode, in: parent, by: nil, keepsMemory: true, at: time)
+        }
         didDropName(name, of: inode, in: parent, by: nil, keepsMemory: true, origin: 0, at: time)
     }
 
@@ -340,7 +344,7 @@ extension StoreState {
             let parent = inodes[directory.parent]
         {
             // An empty directory that stays behind is harmless: it is no memory and occupies no path.
-            guard (try? remove(emptyDirectory: directory, from: parent)) != nil else { return }
+            guard (try? remove(emptyDirectory: directory, from: parent, by: nil)) != nil else { return }
             directory = parent
         }
     }

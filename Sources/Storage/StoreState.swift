@@ -94,6 +94,8 @@ final class StoreState {
     var orphansSeen: Int64 = 0
     /// Whether any inode may have extended attributes: most stores never see one.
     var hasExtendedAttributes = false
+    /// What the daemon before this one committed; empty once no request can come a second time.
+    var ledger = Ledger.empty
     /// Monotonic, ns: the last request that changed something.
     var lastActivity: Int64 = 0
     /// Monotonic, ns: since when a seal waits for quiet; 0: none does.
@@ -266,7 +268,7 @@ final class Statements {
     }
 
     let begin, commit, rollback: Statement
-    let setProperty: Statement
+    let setProperty, noteAnswer: Statement
     let insertInode, updateAttributes, moveInode, moveHead, unlinkInode, settleInode, deleteInode: Statement
     let insertExtent, deleteExtent, deleteSave, extentBytes, replaceExtent: Statement
     let findChunk, insertChunk, addReference, dropReference, chunk, recodeChunk, deleteChunk, dependents: Statement
@@ -278,6 +280,11 @@ final class Statements {
         commit = try writer.prepare("COMMIT")
         rollback = try writer.prepare("ROLLBACK")
         setProperty = try writer.prepare("INSERT INTO property (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2")
+        noteAnswer = try writer.prepare(
+            """
+            INSERT INTO ledger (slot, mount, request, answer) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT (slot) DO UPDATE SET mount = ?2, request = ?3, answer = ?4
+            """)
         insertInode = try writer.prepare(
             """
             INSERT INTO inode (number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content,

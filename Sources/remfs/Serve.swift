@@ -1,6 +1,7 @@
 import ArgumentParser
 import Control
 import Filesystem
+import Foundation
 import Glibc
 import Logging
 import Metrics
@@ -34,12 +35,22 @@ struct Serve: AsyncParsableCommand {
         let settings = try await Settings.load(flags.compactMapValues { $0 }, file: config)
         LoggingSystem.bootstrap(StreamLogHandler.standardError)
         let logger = Self.logger(settings.logLevel)
-        let metrics = PrometheusMetrics()
-        MetricsSystem.bootstrap(metrics)
-
         // What we make is ours alone, unless it is given a mode on purpose.
         umask(0o077)
         Self.raiseDescriptorLimit(logger)
+        let environment = ProcessInfo.processInfo.environment
+        switch Holding.role(environment) {
+        case .daemon(let socket):
+            let holder = try Holding.link(socket, environment, logger)
+            defer { holder.stop() }
+            try await serve(settings, holder, logger)
+        case let role: Glibc.exit(try Holding.hold(role, environment, logger))
+        }
+    }
+
+    private func serve(_ settings: Settings, _ holder: HolderLink, _ logger: Logger) async throws {
+        let metrics = PrometheusMetrics()
+        MetricsSystem.bootstrap(metrics)
         try Directory.make(settings.stateDirectory, mode: 0o700)
         // Usually in the runtime directory, which it then makes for its group.
         let socket = ControlSocket(path: settings.socket, owner: settings.socketOwner, group: settings.socketGroup)
@@ -47,7 +58,7 @@ struct Serve: AsyncParsableCommand {
         try Directory.make(settings.runtimeDirectory, mode: 0o750)
 
         let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger, willBlock: MountTable.willBlock)
-        let mounts = try MountTable(stores: stores, logger: logger)
+        let mounts = try MountTable(stores: stores, holder: holder, logger: logger)
         let server = ControlServer(
             .init(socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version), stores: stores, mounts: mounts,
             metrics: metrics,
@@ -56,6 +67,7 @@ struct Serve: AsyncParsableCommand {
             logger.notice(
                 "ready", metadata: ["socket": "\(socket.path)", "state": "\(settings.stateDirectory)", "version": "\(Remfs.version)"])
             ServiceManager.notify("READY=1")
+            holder.ready()
         }
         // Stopped from the last to the first: the roof before the ground.
         let services: [any Service] = [

@@ -116,6 +116,18 @@ final class DaemonProcess {
         try #require(message == "READY=1", "the daemon did not start: \(running?.errors ?? "")")
     }
 
+    /// The process that serves: a child of the one that was started, which keeps the mounts.
+    func servingProcess() throws -> pid_t {
+        pid_t(try #require(try remfs("status", "--json").json()["pid"] as? Int))
+    }
+
+    /// The processes that another has started and that are there.
+    static func children(of process: pid_t) throws -> [pid_t] {
+        try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process)/task").flatMap { task in
+            (Files.text("/proc/\(process)/task/\(task)/children") ?? "").split(separator: " ").compactMap { pid_t($0) }
+        }
+    }
+
     /// What the daemon next tells systemd.
     func notification() -> String? { listener.next() }
 

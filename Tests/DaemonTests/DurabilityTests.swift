@@ -18,7 +18,7 @@ extension ServeTests {
                     try daemon.output("store", "create", "notes")
                     try daemon.output("mount", "notes", root)
                     try check(close(check(open(root + "/f", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644))))
-                    let pid = try #require(daemon.running).pid
+                    let pid = try daemon.servingProcess()
                     let log = Self.log(daemon)
                     let tracer = try Program.start(
                         ["strace", "-f", "-y", "-ttt", "-T", "-p", "\(pid)", "-e", "trace=\(calls)", "-o", log], in: "/",

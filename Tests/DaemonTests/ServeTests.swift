@@ -17,7 +17,10 @@ import Testing
             #expect(response.status == 200)
             let status = try response.json()
             #expect(status["type"] as? String == "status")
-            #expect(status["pid"] as? Int == daemon.running.map { Int($0.pid) })
+            // The one that was started keeps the mounts; the one that serves is its child.
+            let pid = try #require(status["pid"] as? Int)
+            let started = try #require(daemon.running).pid
+            #expect(try DaemonProcess.children(of: started) == [pid_t(pid)])
             #expect(status["stores"] as? Int == 0)
             #expect(Self.mode(daemon.socket) == 0o660)
             #expect(Self.mode("\(daemon.directory)/run") == 0o750)

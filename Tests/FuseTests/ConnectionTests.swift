@@ -233,7 +233,7 @@ extension FuseTests {
                 let handshake = try #require(mount.connection.handshake)
                 #expect(handshake.request.count >= 40 && handshake.reply.count >= 24 && handshake.wanted != 0)
                 // As a holder would keep it.
-                let held = try check(fcntl(mount.connection.notificationDescriptor, F_DUPFD_CLOEXEC, 0))
+                let held = try check(fcntl(mount.connection.descriptor, F_DUPFD_CLOEXEC, 0))
                 mount.connection.end()
                 #expect(mount.toy.state.withLock { $0.ends } == 1)
 
@@ -257,7 +257,7 @@ extension FuseTests {
                 var handshake = try #require(mount.connection.handshake)
                 handshake.reply[0] ^= 1
                 // A number so high that no other test is given it, at once, when it is free again.
-                let held = try check(fcntl(mount.connection.notificationDescriptor, F_DUPFD_CLOEXEC, 800))
+                let held = try check(fcntl(mount.connection.descriptor, F_DUPFD_CLOEXEC, 800))
                 #expect(throws: FuseConnection.Failure.handshake) {
                     _ = try FuseConnection(filesystem: mount.toy, device: held, number: nil, adopting: handshake)
                 }

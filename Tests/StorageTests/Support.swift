@@ -88,7 +88,7 @@ final class TestStore {
     private var copies = 0
 
     static let environment = StoreEnvironment(
-        willBlock: {}, schedule: { _, _ in }, synchronize: { store, done in done(nil) },
+        willBlock: {}, schedule: { _, _ in }, synchronize: { store, done in done(nil) }, keepsOrphans: { false },
         logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
 
     init(in directory: String, policy: Policy = Policy()) throws {

@@ -16,7 +16,9 @@ import Testing
 
     @Test func schemaTellsOfEveryTableAndColumn() throws {
         let page = Page(try Repository.page("Schema"))
-        let tables = SchemaText.tables(in: try Repository.text("Sources/Storage/Schema.swift"))
+        // A later migration may make a table anew.
+        let all = SchemaText.tables(in: try Repository.text("Sources/Storage/Schema.swift"))
+        let tables = all.enumerated().filter { place, table in !all[(place + 1)...].contains { $0.name == table.name } }.map(\.element)
         #expect(tables.count > 10, "the schema is not read as it should be")
         for table in tables {
             let section = page.sections.first { $0.heading == "`\(table.name)`" }

@@ -71,7 +71,7 @@ package final class Program: Sendable {
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | Int16(POSIX_SPAWN_SETSIGDEF))
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | Int16(POSIX_SPAWN_SETSIGDEF) | Int16(POSIX_SPAWN_SETPGROUP))
         var signals = sigset_t()
         sigemptyset(&signals)
         posix_spawnattr_setsigmask(&attributes, &signals)
@@ -95,7 +95,8 @@ package final class Program: Sendable {
         return Glibc.poll(&poll, 1, 0) == 0
     }
 
-    package func signal(_ number: Int32) { kill(pid, number) }
+    /// SIGKILL goes to all that it has started as well, at the same time.
+    package func signal(_ number: Int32) { kill(number == SIGKILL ? -pid : pid, number) }
 
     /// What it has printed so far.
     package var output: String { Files.text(scratch + ".out") ?? "" }
@@ -106,7 +107,7 @@ package final class Program: Sendable {
     package func wait(atMost timeout: Duration = .seconds(240)) throws -> Outcome {
         var poll = pollfd(fd: ending, events: Int16(POLLIN), revents: 0)
         let hasEnded = Glibc.poll(&poll, 1, Int32(timeout.components.seconds) * 1000) == 1
-        if !hasEnded { kill(pid, SIGKILL) }
+        if !hasEnded { signal(SIGKILL) }
         var status: Int32 = 0
         try check(waitpid(pid, &status, 0))
         guard hasEnded else { throw TimedOut() }

@@ -1,0 +1,135 @@
+import Fuse
+import Glibc
+import Logging
+import Storage
+import Threads
+
+/// Mounts that outlive this process: what is left for a successor, and going on with what a predecessor left.
+extension MountTable {
+    // MARK: For a successor
+
+    /// Has the holder keep a mount, from before anybody can use it.
+    func keep(_ entry: Entry, _ device: Int32) {
+        guard let holder, let memory = entry.memory else { return }
+        save(entry, nil)
+        holder.keep(FuseHold(name: entry.id.description, device: device, memory: memory.descriptor))
+    }
+
+    /// The kernel was greeted: from now on there may be something to go on with.
+    func connectionStarted(_ id: MountID, _ connection: FuseConnection) {
+        // While it is being taken over it is not in the table, and nothing is new.
+        guard let entry = state.withLock({ $0.entries[id] }) else { return }
+        save(entry, connection.handshake)
+    }
+
+    private func save(_ entry: Entry, _ handshake: FuseConnection.Handshake?) {
+        guard let memory = entry.memory else { return }
+        do throws(RemfsError) {
+            let code = memory.write(try KeptMount(entry, handshake).bytes)
+            guard code == 0 else { throw RemfsError(.unavailable, "no memory for it", cause: "errno \(code)") }
+        } catch {
+            logger.error("a mount will end with this process", metadata: ["directory": "\(entry.directory)", "error": "\(error)"])
+        }
+    }
+
+    // MARK: From a predecessor
+
+    /// Goes on with every mount that the holder has kept: what callers wait for is answered first, then all are served as ever.
+    func takeOver() throws(RemfsError) {
+        guard let holder, !holder.inherited.isEmpty else { return }
+        stores.takeOver(true)
+        var taken: [(entry: Entry, connection: FuseConnection)] = []
+        for hold in holder.inherited {
+            do throws(RemfsError) {
+                if let mount = try adopt(hold) { taken.append(mount) }
+            } catch {
+                logger.error("cannot go on with a mount", metadata: ["mount": "\(hold.name)", "error": "\(error)"])
+                abandon(hold)
+            }
+        }
+        // One after the other, on this thread, and before any new request is read: what was committed is known from the ledger alone.
+        for (entry, connection) in taken {
+            let code = connection.requestResend()
+            if code != 0 {
+                logger.error("the kernel sends nothing again", metadata: ["directory": "\(entry.directory)", "errno": "\(code)"])
+            }
+        }
+        var answered = 0
+        for (entry, connection) in taken {
+            answered += connection.answerResent { unique in
+                guard let memory = entry.memory, memory.countAttempt(at: unique) >= Self.mostAttempts else { return .answer }
+                logger.error(
+                    "a request that ended several daemons is answered with EIO", metadata: ["directory": "\(entry.directory)"])
+                return .giveUp
+            }
+            entry.memory?.forgetAttempts()
+        }
+        stores.takeOver(false)
+        for (entry, _) in taken { try entry.memories.forgetAnswers() }
+        for (entry, connection) in taken {
+            guard workers.add(connection) else { continue }
+            prepare(entry)
+        }
+        logger.notice("mounts taken over", metadata: ["mounts": "\(taken.count)", "answered": "\(answered)"])
+    }
+
+    /// How often a request is tried again: the first daemon that it ended did not know, and two more may.
+    private static let mostAttempts = 2
+
+    private func adopt(_ hold: FuseHold) throws(RemfsError) -> (Entry, FuseConnection)? {
+        let memory = FuseHoldMemory(hold.memory)
+        guard let kept = KeptMount(memory) else {
+            throw RemfsError(.unsupported, "what is known of it is not understood: it was left by a newer remfs, or by one that died early")
+        }
+        guard let handshake = kept.fuseHandshake else {
+            // Its kernel was never greeted, so nobody has anything open in it.
+            try mountAnew(kept, hold)
+            return nil
+        }
+        let memories = try stores.retain(kept.store)
+        var isServed = false
+        defer { if !isServed { stores.release(kept.store) } }
+        let locks = state.withLock { state in
+            state.nextOrigin = max(state.nextOrigin, kept.origin + 1)
+            let locks = state.locks[kept.store] ?? LockTable()
+            state.locks[kept.store] = locks
+            return locks
+        }
+        let entry = makeEntry(
+            kept.id, kept.store, kept.directory, kept.options, memories, kept.origin, locks, kept.mountpoint, memory,
+            Timestamp(microseconds: kept.created))
+        try memories.attach(entry.origin)
+        let connection: FuseConnection
+        do {
+            connection = try FuseConnection(
+                filesystem: entry.filesystem, device: hold.device, number: kept.device, adopting: handshake)
+        } catch {
+            // The descriptor went with it.
+            logger.error("cannot go on with a mount", metadata: ["directory": "\(kept.directory)", "error": "\(error)"])
+            try memories.detach(entry.origin)
+            holder?.drop(hold.name)
+            close(hold.memory)
+            return nil
+        }
+        entry.filesystem.inodes.ask(connection)
+        state.withLock { $0.entries[entry.id] = entry }
+        isServed = true
+        return (entry, connection)
+    }
+
+    private func mountAnew(_ kept: KeptMount, _ hold: FuseHold) throws(RemfsError) {
+        abandon(hold)
+        do { try FuseMountpoint.unmount(Array(kept.directory.utf8), lazily: true) } catch {
+            // Killed before it was mounted: nothing to take away.
+            guard error.errno == EINVAL else {
+                throw RemfsError(.unavailable, "cannot unmount \(kept.directory)", cause: "\(error)")
+            }
+        }
+        _ = try mount(kept.store, at: kept.directory, kept.options, requestedBy: geteuid())
+    }
+
+    private func abandon(_ hold: FuseHold) {
+        holder?.drop(hold.name)
+        hold.close()
+    }
+}

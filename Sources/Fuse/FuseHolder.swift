@@ -1,0 +1,299 @@
+internal import CFuse
+internal import Glibc
+
+/// The process that starts a daemon, keeps the descriptors of its mounts, and starts a successor when it dies: callers who wait in a
+/// mount then wait some milliseconds more. It opens nothing and answers nobody, so there is nothing it could die of.
+///
+/// Used on one thread, which `run` occupies.
+package final class FuseHolder {
+    /// What happened, for the log.
+    package enum Event: Sendable, Equatable {
+        /// The daemon ended by a signal, or with an exit code, or has given up its socket and does not die.
+        case died(signal: Int32), exited(code: Int32), stuck
+        case startedAgain(mounts: Int)
+        /// No successor came up, so everybody who waits in the mounts is told that they are gone.
+        case gaveUp(mounts: Int)
+    }
+
+    /// How a daemon is started.
+    package struct Program: Sendable {
+        /// Absolute. Found anew at each start, so that it may have been replaced by a newer one.
+        package let path: String
+        package let arguments: [String]
+        package let environment: [String]
+
+        package init(path: String, arguments: [String], environment: [String]) {
+            self.path = path
+            self.arguments = arguments
+            self.environment = environment
+        }
+    }
+
+    /// The variable in which a daemon is told the number of its end of the socket.
+    package static let socketVariable = "REMFS_HOLDER"
+
+    private struct Daemon {
+        let process: Int32
+        /// Readable when it has ended.
+        let watch: Int32
+        let isChild: Bool
+        let socket: FuseHoldSocket
+        var isReady = false
+        var handsOver = false
+        var isSilent = false
+    }
+
+    private let program: Program
+    private let onEvent: (Event) -> Void
+    private var holds: [String: FuseHold] = [:]
+    private var daemon: Daemon
+    private let signals: Int32
+    private var isStopping = false
+    /// Successors that did not come up, one after the other.
+    private var failures = 0
+    /// Predecessors that still have to be waited for.
+    private var remains: [(process: Int32, watch: Int32)] = []
+
+    /// A daemon that gave up its socket has this long to be waited for, in ms. After that one of its threads waits in the kernel, perhaps
+    /// for its successor.
+    private static let patience: Int32 = 50
+    private static let mostFailures = 10
+
+    /// Starts the daemon. nil with errno where that is not possible.
+    package init?(_ program: Program, onEvent: @escaping (Event) -> Void) {
+        guard let signals = Self.catchSignals(), let daemon = Self.start(program) else { return nil }
+        self.program = program
+        self.onEvent = onEvent
+        self.signals = signals
+        self.daemon = daemon
+        guard daemon.socket.send(.end) == 0 else { return nil }
+    }
+
+    /// Becomes the holder of a daemon that runs and has lost its own.
+    package init?(_ program: Program, of process: Int32, socket: FuseHoldSocket, onEvent: @escaping (Event) -> Void) {
+        let watch = cfuse_watch_process(process)
+        guard let signals = Self.catchSignals(), watch >= 0 else { return nil }
+        self.program = program
+        self.onEvent = onEvent
+        self.signals = signals
+        daemon = Daemon(process: process, watch: watch, isChild: false, socket: socket, isReady: true)
+    }
+
+    private static func catchSignals() -> Int32? {
+        let descriptor = unsafe cfuse_catch_signals([SIGTERM, SIGINT, SIGHUP], 3)
+        return descriptor >= 0 ? descriptor : nil
+    }
+
+    // MARK: - Starting
+
+    private static func start(_ program: Program) -> Daemon? {
+        guard let (ours, theirs) = FuseHoldSocket.pair() else { return nil }
+        defer { theirs.close() }
+        guard let process = spawn(program, ["\(socketVariable)=\(spawnedDescriptor)"], inheriting: theirs.descriptor) else {
+            ours.close()
+            return nil
+        }
+        let watch = cfuse_watch_process(process)
+        guard watch >= 0 else {
+            ours.close()
+            return nil
+        }
+        return Daemon(process: process, watch: watch, isChild: true, socket: ours)
+    }
+
+    /// What a spawned program finds at its one inherited descriptor's place.
+    package static let spawnedDescriptor: Int32 = 3
+
+    /// Starts a program with one descriptor of ours besides 0 to 2, and with signals as a program expects them.
+    package static func spawn(_ program: Program, _ environment: [String], inheriting descriptor: Int32) -> Int32? {
+        var actions = unsafe posix_spawn_file_actions_t()
+        unsafe posix_spawn_file_actions_init(&actions)
+        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+        unsafe posix_spawn_file_actions_adddup2(&actions, descriptor, spawnedDescriptor)
+        // Also of what a library has opened without close-on-exec it is to keep nothing alive.
+        unsafe cfuse_close_from(&actions, spawnedDescriptor + 1)
+        var attributes = posix_spawnattr_t()
+        unsafe posix_spawnattr_init(&attributes)
+        defer { unsafe posix_spawnattr_destroy(&attributes) }
+        var none = sigset_t()
+        unsafe sigemptyset(&none)
+        unsafe posix_spawnattr_setsigmask(&attributes, &none)
+        var all = sigset_t()
+        unsafe sigfillset(&all)
+        unsafe posix_spawnattr_setsigdefault(&attributes, &all)
+        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
+        var process = pid_t()
+        let code = unsafe withCStrings(program.arguments) { arguments in
+            unsafe withCStrings(program.environment + environment) { environment in
+                unsafe posix_spawn(&process, program.path, &actions, &attributes, arguments, environment)
+            }
+        }
+        guard code == 0 else {
+            errno = code
+            return nil
+        }
+        return process
+    }
+
+    private static func withCStrings<Result>(
+        _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Result
+    ) -> Result {
+        var pointers = unsafe strings.map { unsafe strdup($0) }
+        unsafe pointers.append(nil)
+        defer { for place in strings.indices { unsafe free(pointers[place]) } }
+        return unsafe pointers.withUnsafeMutableBufferPointer { unsafe body($0.baseAddress!) }
+    }
+
+    // MARK: - Keeping
+
+    /// Serves the daemon until it stops by itself, or no successor comes up; answers the exit code for this process.
+    package func run() -> Int32 {
+        while true {
+            let (message, signal, hasEnded) = wait()
+            if let signal { handle(signal) }
+            if message { takeMessages() }
+            if hasEnded || daemon.isSilent {
+                if let code = daemonEnded() { return code }
+            }
+        }
+    }
+
+    /// Waits until something happens.
+    private func wait() -> (message: Bool, signal: Int32?, hasEnded: Bool) {
+        remains.removeAll { predecessor in
+            guard waitpid(predecessor.process, nil, WNOHANG) != 0 else { return false }
+            close(predecessor.watch)
+            return true
+        }
+        var waiting = [
+            pollfd(fd: daemon.isSilent ? -1 : daemon.socket.descriptor, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: signals, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: daemon.watch, events: Int16(POLLIN), revents: 0),
+        ]
+        for predecessor in remains { waiting.append(pollfd(fd: predecessor.watch, events: Int16(POLLIN), revents: 0)) }
+        while unsafe poll(&waiting, nfds_t(waiting.count), daemon.isSilent ? Self.patience : -1) < 0, errno == EINTR {}
+        var number: UInt8 = 0
+        var hasSignal = false
+        if waiting[1].revents != 0 { hasSignal = unsafe read(signals, &number, 1) == 1 }
+        return (waiting[0].revents != 0, hasSignal ? Int32(number) : nil, waiting[2].revents != 0)
+    }
+
+    private func takeMessages() {
+        repeat {
+            switch daemon.socket.receive() {
+            case .keep(let hold): holds.updateValue(hold, forKey: hold.name)?.close()
+            case .drop(let name): holds.removeValue(forKey: name)?.close()
+            case .ready:
+                daemon.isReady = true
+                failures = 0
+            case .handOver: daemon.handsOver = true
+            case .end: break
+            case nil: daemon.isSilent = true
+            }
+        } while !daemon.isSilent && hasMessage()
+    }
+
+    private func hasMessage() -> Bool {
+        var socket = pollfd(fd: daemon.socket.descriptor, events: Int16(POLLIN), revents: 0)
+        return unsafe poll(&socket, 1, 0) == 1
+    }
+
+    private func handle(_ signal: Int32) {
+        switch signal {
+        // To hand over: the daemon exits, and its successor may be a newer program.
+        case SIGHUP: kill(daemon.process, SIGHUP)
+        default:
+            isStopping = true
+            kill(daemon.process, SIGTERM)
+        }
+    }
+
+    // MARK: - When it ends
+
+    private enum Outcome { case exited(Int32), killed(Int32), stuck }
+
+    /// What became of a daemon that has ended, or closed its socket, which the kernel does for the dead.
+    private func outcome() -> Outcome {
+        var watch = pollfd(fd: daemon.watch, events: Int16(POLLIN), revents: 0)
+        while unsafe poll(&watch, 1, Self.patience) < 0, errno == EINTR {}
+        guard watch.revents != 0 else { return .stuck }
+        var status: Int32 = 0
+        // One that was there before us is another's child: how it ended is not ours to know.
+        guard daemon.isChild, unsafe waitpid(daemon.process, &status, 0) == daemon.process else { return .killed(SIGKILL) }
+        let signal = status & 0x7f
+        return signal == 0 ? .exited((status >> 8) & 0xff) : .killed(signal)
+    }
+
+    /// nil: a successor serves.
+    private func daemonEnded() -> Int32? {
+        // What it said last.
+        if !daemon.isSilent, hasMessage() { takeMessages() }
+        let outcome = outcome()
+        if case .stuck = outcome, !isZombie(daemon.process) {
+            // Alive without its holder's socket: nothing we know of does that. Two daemons on one mount would do everything twice.
+            kill(daemon.process, SIGKILL)
+            return nil
+        }
+        switch outcome {
+        case .exited(let code):
+            if !daemon.handsOver {
+                // It has stopped, as it was told to, or could not start.
+                if code == 0 || isStopping || (holds.isEmpty && !daemon.isReady) { return finish(code) }
+                onEvent(.exited(code: code))
+            }
+            close(daemon.watch)
+        case .killed(let signal):
+            onEvent(.died(signal: signal))
+            if isStopping { return finish(128 + signal) }
+            close(daemon.watch)
+        case .stuck:
+            onEvent(.stuck)
+            remains.append((daemon.process, daemon.watch))
+        }
+        daemon.socket.close()
+        if !daemon.isReady, !daemon.handsOver { failures += 1 }
+        return startSuccessor()
+    }
+
+    private func startSuccessor() -> Int32? {
+        // What has been unmounted meanwhile is of no use to anybody.
+        for (name, hold) in holds where Self.hasEnded(hold.device) {
+            hold.close()
+            holds[name] = nil
+        }
+        while failures <= Self.mostFailures {
+            // 0, 10, 20, 40 ... ms, and at most 5 s.
+            if failures > 0 { usleep(UInt32(min(5_000_000, 10_000 << min(failures - 1, 9)))) }
+            if let next = Self.start(program), sendHolds(to: next) {
+                daemon = next
+                onEvent(.startedAgain(mounts: holds.count))
+                return nil
+            }
+            failures += 1
+        }
+        onEvent(.gaveUp(mounts: holds.count))
+        return finish(70)
+    }
+
+    private func sendHolds(to next: Daemon) -> Bool {
+        holds.values.allSatisfy { next.socket.send(.keep($0)) == 0 } && next.socket.send(.end) == 0
+    }
+
+    /// Closing the descriptors tells those who still wait, if nobody else has them: with ECONNABORTED.
+    private func finish(_ code: Int32) -> Int32 {
+        for hold in holds.values { hold.close() }
+        holds = [:]
+        return code
+    }
+
+    private static func hasEnded(_ device: Int32) -> Bool {
+        var state = pollfd(fd: device, events: 0, revents: 0)
+        return unsafe poll(&state, 1, 0) == 1 && state.revents & Int16(POLLERR) != 0
+    }
+
+    /// Whether its leader is dead, and with it all of its code that is not in the kernel.
+    private func isZombie(_ process: Int32) -> Bool {
+        guard let text = FuseControl.read("/proc/\(process)/stat"), let end = text.lastIndex(of: UInt8(ascii: ")")) else { return true }
+        return text.dropFirst(end + 2).first == UInt8(ascii: "Z")
+    }
+}

@@ -1,0 +1,87 @@
+import Filesystem
+import Foundation
+import Fuse
+import Glibc
+import Logging
+import Storage
+
+/// `remfs serve` is two processes: the one that is started keeps the mounts' descriptors and starts the other, the daemon, again
+/// whenever that dies.
+enum Holding {
+    /// In which a new holder is told of the daemon that has lost its own: PID and socket.
+    private static let daemonVariable = "REMFS_HOLD"
+
+    /// What this process is to be.
+    enum Role {
+        case holder
+        /// Of a daemon that runs.
+        case replacement(process: Int32, socket: FuseHoldSocket)
+        /// With its end of the holder's socket.
+        case daemon(socket: FuseHoldSocket)
+    }
+
+    static func role(_ environment: [String: String]) -> Role {
+        if let socket = environment[FuseHolder.socketVariable].flatMap({ Int32($0) }) {
+            return .daemon(socket: FuseHoldSocket(inherited: socket))
+        }
+        let numbers = environment[daemonVariable]?.split(separator: " ").compactMap { Int32($0) } ?? []
+        guard numbers.count == 2 else { return .holder }
+        return .replacement(process: numbers[0], socket: FuseHoldSocket(inherited: numbers[1]))
+    }
+
+    /// This command once more, with the binary that is there by then.
+    private static func program(_ environment: [String: String]) throws(RemfsError) -> FuseHolder.Program {
+        let shown: String
+        do { shown = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe") } catch {
+            throw RemfsError(.unavailable, "cannot tell where this program is", cause: "\(error)")
+        }
+        // A binary that was replaced while it ran is shown as deleted.
+        let current = shown.hasSuffix(" (deleted)") ? String(shown.dropLast(10)) : shown
+        return FuseHolder.Program(
+            path: current, arguments: CommandLine.arguments,
+            environment: environment.filter { $0.key != FuseHolder.socketVariable && $0.key != daemonVariable }.map {
+                "\($0.key)=\($0.value)"
+            }
+        )
+    }
+
+    /// Runs as the holder; answers the exit code when the daemon has stopped.
+    static func hold(_ role: Role, _ environment: [String: String], _ logger: Logger) throws(RemfsError) -> Int32 {
+        let program = try program(environment)
+        let holder =
+            if case .replacement(let process, let socket) = role {
+                FuseHolder(program, of: process, socket: socket) { log($0, logger) }
+            } else {
+                FuseHolder(program) { log($0, logger) }
+            }
+        guard let holder else { throw RemfsError.ofSystem("cannot start the daemon") }
+        return holder.run()
+    }
+
+    private static func log(_ event: FuseHolder.Event, _ logger: Logger) {
+        switch event {
+        case .died(let signal): logger.error("the daemon was killed", metadata: ["signal": "\(signal)"])
+        case .exited(let code): logger.error("the daemon exited", metadata: ["code": "\(code)"])
+        case .stuck: logger.error("the daemon was killed and waits in the kernel for its successor")
+        case .startedAgain(let mounts): logger.notice("daemon started again", metadata: ["mounts": "\(mounts)"])
+        case .gaveUp(let mounts): logger.critical("no daemon comes up: mounts are given up", metadata: ["mounts": "\(mounts)"])
+        }
+    }
+
+    /// The daemon's side. nil: the holder is gone before it began.
+    static func link(_ socket: FuseHoldSocket, _ environment: [String: String], _ logger: Logger) throws(RemfsError) -> HolderLink {
+        let program = try program(environment)
+        let link = HolderLink(socket, logger: logger) {
+            guard let (ours, theirs) = FuseHoldSocket.pair() else { return nil }
+            defer { theirs.close() }
+            let variable = "\(daemonVariable)=\(getpid()) \(FuseHolder.spawnedDescriptor)"
+            guard FuseHolder.spawn(program, [variable], inheriting: theirs.descriptor) != nil else {
+                ours.close()
+                return nil
+            }
+            return ours
+        }
+        guard let link else { throw RemfsError(.unavailable, "the process that started this daemon is gone") }
+        return link
+    }
+}

@@ -1,0 +1,149 @@
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// The daemon dies, its mounts do not: whoever works in them waits a moment and goes on.
+extension ServeTests {
+    @Suite(.serialized, .enabled(if: ServeTests.hasFuse, "needs /dev/fuse")) struct TakeOverTests {
+        private static func mounted(_ body: (DaemonProcess, String) throws -> Void) throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let directory = "\(daemon.directory)/mnt"
+                try check(mkdir(directory, 0o755))
+                try daemon.output("mount", "notes", directory)
+                try body(daemon, directory)
+            }
+        }
+
+        /// Kills the serving process, and waits until another serves.
+        private static func kill(_ daemon: DaemonProcess) throws {
+            let process = try daemon.servingProcess()
+            try check(Glibc.kill(process, SIGKILL))
+            #expect(daemon.notification() == "READY=1")
+            #expect(try daemon.servingProcess() != process)
+        }
+
+        @Test func whatIsOpenStaysOpen() throws {
+            try Self.mounted { daemon, directory in
+                let appending = try check(open(directory + "/log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o644))
+                defer { close(appending) }
+                let unlinked = try check(open(directory + "/gone", O_RDWR | O_CREAT | O_CLOEXEC, 0o644))
+                defer { close(unlinked) }
+                try Files.write(Array("still here".utf8), to: unlinked)
+                try check(unlink(directory + "/gone"))
+                try check(mkdir(directory + "/inside", 0o755))
+                let inside = try check(open(directory + "/inside", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+                defer { close(inside) }
+                let locked = try check(open(directory + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o644))
+                defer { close(locked) }
+                try check(flock(locked, LOCK_EX))
+                for round in 1...5 {
+                    try Files.write(Array("line \(round)\n".utf8), to: appending)
+                    try Self.kill(daemon)
+                    try Files.write(Array("and \(round)\n".utf8), to: appending)
+                    try check(close(check(openat(inside, "in-\(round)", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644))))
+                    var bytes = [UInt8](repeating: 0, count: 100)
+                    let count = try check(pread(unlinked, &bytes, bytes.count, 0))
+                    #expect(String(decoding: bytes[..<count], as: UTF8.self) == "still here")
+                    let other = try check(open(directory + "/lock", O_RDWR | O_CLOEXEC))
+                    #expect(flock(other, LOCK_EX | LOCK_NB) == -1 && errno == EWOULDBLOCK)
+                    close(other)
+                    // An orphan that is still open outlives upkeep's look at it.
+                    usleep(600_000)
+                }
+                let expected = (1...5).map { "line \($0)\nand \($0)\n" }.joined()
+                #expect(try String(contentsOfFile: directory + "/log", encoding: .utf8) == expected)
+                #expect(try FileManager.default.contentsOfDirectory(atPath: directory + "/inside").count == 5)
+            }
+        }
+
+        /// Writers that never stop, and a daemon that is killed again and again: no call fails, nothing is lost or done twice.
+        @Test(.timeLimit(.minutes(3))) func nobodyNotices() throws {
+            try Self.mounted { daemon, directory in
+                let script = """
+                    import os, sys, time
+                    root, kind, stop = sys.argv[1], sys.argv[2], sys.argv[3]
+                    n, worst = 0, 0.0
+                    while not os.path.exists(stop):
+                        begun = time.monotonic()
+                        name = f"{root}/{kind}-{n}"
+                        if kind == "append":
+                            with open(f"{root}/log", "a") as f: f.write(f"{n}\\n")
+                        elif kind == "create":
+                            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                        elif kind == "rename":
+                            with open(name, "x") as f: f.write(str(n))
+                            os.rename(name, f"{root}/renamed-{n}")
+                            os.link(f"{root}/renamed-{n}", f"{root}/second-{n}")
+                            os.unlink(f"{root}/renamed-{n}")
+                            if n > 50: os.unlink(f"{root}/second-{n - 50}")
+                        else:
+                            os.mkdir(name)
+                            os.symlink("x", f"{name}/link")
+                            os.truncate(os.open(f"{name}/f", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), 3)
+                            assert os.stat(f"{name}/f").st_size == 3
+                            os.unlink(f"{name}/f"); os.unlink(f"{name}/link"); os.rmdir(name)
+                            os.closerange(3, 100)
+                        worst = max(worst, time.monotonic() - begun)
+                        n += 1
+                    print(n, int(worst * 1e6))
+                    """
+                try Data(script.utf8).write(to: URL(fileURLWithPath: daemon.directory + "/writer.py"))
+                let stop = daemon.directory + "/stop"
+                let kinds = ["append", "create", "rename", "directory"]
+                let writers = try kinds.map {
+                    try Program.start(
+                        ["python3", daemon.directory + "/writer.py", directory, $0, stop], in: "/", scratch: daemon.directory)
+                }
+                let kills = ProcessInfo.processInfo.environment["REMFS_TAKEOVER_KILLS"].flatMap { Int($0) } ?? 20
+                for _ in 0..<kills {
+                    usleep(UInt32.random(in: 10_000...150_000))
+                    try Self.kill(daemon)
+                }
+                try Data().write(to: URL(fileURLWithPath: stop))
+                var counts: [String: Int] = [:]
+                for (kind, writer) in zip(kinds, writers) {
+                    let numbers = try writer.success().split(whereSeparator: \.isWhitespace).compactMap { Int($0) }
+                    try #require(numbers.count == 2)
+                    counts[kind] = numbers[0]
+                    print("\(kind): \(numbers[0]) operations over \(kills) kills, the longest \(numbers[1]) us")
+                    #expect(numbers[0] > kills)
+                }
+                let lines = try String(contentsOfFile: directory + "/log", encoding: .utf8).split(separator: "\n")
+                #expect(lines.map(String.init) == (0..<(counts["append"] ?? 0)).map(String.init))
+                let names = try FileManager.default.contentsOfDirectory(atPath: directory)
+                #expect(names.count { $0.hasPrefix("create-") } == counts["create"])
+                #expect(names.count { $0.hasPrefix("second-") } == min(51, counts["rename"] ?? 0))
+                #expect(!names.contains { $0.hasPrefix("directory-") || $0.hasPrefix("rename-") || $0.hasPrefix("renamed-") })
+            }
+        }
+
+        /// The keeper alone dies: the daemon goes on, starts another, and that one does what it is for.
+        @Test func theHolderMayDie() throws {
+            try Self.mounted { daemon, directory in
+                try Data("kept".utf8).write(to: URL(fileURLWithPath: directory + "/a"))
+                let serving = try daemon.servingProcess()
+                let holder = try #require(daemon.running).pid
+                try check(Glibc.kill(holder, SIGKILL))
+                let deadline = ContinuousClock.now + .seconds(20)
+                var successor: pid_t?
+                while successor == nil, ContinuousClock.now < deadline {
+                    successor = try DaemonProcess.children(of: serving).first
+                    usleep(10_000)
+                }
+                let next = try #require(successor)
+                defer { Glibc.kill(next, SIGTERM) }
+                #expect(try String(contentsOfFile: directory + "/a", encoding: .utf8) == "kept")
+                usleep(300_000)
+                try check(Glibc.kill(serving, SIGKILL))
+                #expect(daemon.notification() == "READY=1")
+                #expect(try String(contentsOfFile: directory + "/a", encoding: .utf8) == "kept")
+                try check(Glibc.kill(next, SIGTERM))
+                #expect(daemon.notification() == "STOPPING=1")
+                while DaemonProcess.mounts(below: daemon.directory).isEmpty == false, ContinuousClock.now < deadline { usleep(10_000) }
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+            }
+        }
+    }
+}
