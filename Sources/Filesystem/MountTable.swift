@@ -160,9 +160,7 @@ package final class MountTable: Sendable {
             return (state.nextOrigin, locks)
         }
         if state.withLock({ $0.isStopping }) { throw RemfsError(.unavailable, "the daemon is stopping") }
-        if state.withLock({ $0.entries.values.contains { $0.directory == directory } }) {
-            throw RemfsError(.busy, "\(directory) is a mountpoint already")
-        }
+        try requireFree(directory)
         let (mountpoint, device) = try attachToKernel(id, directory, options)
         let entry = makeEntry(MountID.random(), id, directory, options, memories, number, locks, mountpoint, FuseHoldMemory(), nil)
         do throws(RemfsError) {
@@ -181,6 +179,15 @@ package final class MountTable: Sendable {
         accessDidChange(of: id)
         logger.notice("mounted", metadata: ["store": "\(id)", "directory": "\(directory)", "access": "\(options.access.rawValue)"])
         return entry.mount
+    }
+
+    /// Someone else may have unmounted what was there a moment ago: its saves are sealed first.
+    private func requireFree(_ directory: String) throws(RemfsError) {
+        func earlier(_ state: State) -> Entry? { state.entries.values.first { $0.directory == directory } }
+        guard let entry = state.withLock({ earlier($0) }) else { return }
+        guard !entry.mountpoint.isMounted else { throw RemfsError(.busy, "\(directory) is a mountpoint already") }
+        let isFree = state.wait(on: entryRemoved, atMost: .seconds(60), until: { earlier($0) == nil }) { _, isFree in isFree }
+        guard isFree else { throw RemfsError(.busy, "\(directory) is unmounted, but its saves are still being sealed") }
     }
 
     private func attachToKernel(
