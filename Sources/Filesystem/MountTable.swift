@@ -18,6 +18,8 @@ package final class MountTable: Sendable {
             /// The kernel's own read-only bit could not be set yet: a file was open for writing.
             var owesRemount = false
             var isReleased = false
+            /// What was agreed with the kernel, once it was greeted.
+            var handshake: FuseConnection.Handshake?
         }
         let id: MountID
         let store: StoreID

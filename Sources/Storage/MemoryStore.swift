@@ -111,8 +111,18 @@ package final class MemoryStore: Sendable {
 
     // MARK: Mounts
 
-    package func attach(_ origin: Origin) throws(RemfsError) {
-        try look { (state) throws(RemfsError) in state.origins[origin.number] = origin }
+    /// - Parameter seen: what `seen(through:)` answered in a predecessor of this process.
+    package func attach(_ origin: Origin, seen: [Int64: Int64] = [:]) throws(RemfsError) {
+        try look { (state) throws(RemfsError) in
+            state.origins[origin.number] = origin
+            if !seen.isEmpty { state.seen[origin.number] = seen }
+        }
+    }
+
+    /// What a mount was given or wrote, of memories that it could overwrite: by memory, the newest version. What is closed is sealed first.
+    package func seen(through origin: Origin) throws(RemfsError) -> [Int64: Int64] {
+        try settle()
+        return state.withLock { state in (state.seen[origin.number] ?? [:]).filter { $0.key > 0 && $0.value > 0 } }
     }
 
     /// Ends what a mount left open, and forgets the mount.
