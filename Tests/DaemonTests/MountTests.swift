@@ -26,6 +26,32 @@ extension ServeTests {
             return Glibc.write(descriptor, text, text.utf8.count) == text.utf8.count ? 0 : errno
         }
 
+        /// As mount(8) runs it: by a name of its own, with options as in /etc/fstab.
+        @Test func theHelperOfMountMounts() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                try daemon.output("memory", "write", "notes", "/a", input: "here")
+                let directory = "\(daemon.directory)/mnt"
+                try check(mkdir(directory, 0o755))
+                let helper = "\(daemon.directory)/mount.fuse.remfs"
+                try check(symlink(Binary.path, helper))
+                func mount(_ arguments: String...) throws -> Program.Outcome {
+                    try Program.start([helper] + arguments, in: "/", scratch: daemon.directory, environment: daemon.environment).wait()
+                }
+                #expect(try mount("notes", directory, "-o", "rw,quota").status == 32)
+                #expect(try mount("nobody", directory, "-o", "rw").status == 32)
+                #expect(try mount("notes", directory, "-f").status == 0)
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                let mounted = try mount("notes", directory, "-v", "-o", "ro,noexec,nofail,x-systemd.requires=remfs.service,umask=027,uid=7")
+                #expect(mounted.status == 0, "\(mounted.errors)")
+                #expect(try String(contentsOfFile: "\(directory)/a", encoding: .utf8) == "here")
+                var status = stat()
+                try check(stat("\(directory)/a", &status))
+                #expect(status.st_uid == 7 && status.st_mode & 0o777 == 0o640)
+                #expect(Self.write("x", to: "\(directory)/b") == EROFS)
+            }
+        }
+
         /// What a thousand saves of a growing file leave on the disk, journal included, when it has been quiet for ten seconds.
         @Test func historyStaysSmallByItself() throws {
             try Self.mounted { daemon, directory in
