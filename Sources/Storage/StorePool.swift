@@ -143,24 +143,24 @@ package final class StorePool: Sendable {
         try StoreLimits.check(name: name, description: description, metadata: metadata)
         try StoreLimits.check(pairsOf: metadata)
         let id = StoreID.random()
-        let store = try MemoryStore(
-            id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)
-        let row: Store
         do throws(RemfsError) {
+            let store = try MemoryStore(
+                id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)
             try store.synchronizeNow()
             try Self.synchronizeDirectory(directory + "/stores")
-            row = try catalog.createStore(id, name: name, description: description, metadata: metadata)
+            let entry = Entry()
+            entry.state.withLock {
+                $0.store = store
+                $0.lastUse = StoreState.monotonic()
+            }
+            // Before the row: whoever finds that finds the store open, and opens no second one on the same file.
+            entries.withLock { $0[id] = entry }
+            return try catalog.createStore(id, name: name, description: description, metadata: metadata)
         } catch {
+            entries.withLock { $0[id] = nil }
             removeFiles(of: id)
             throw error
         }
-        entries.withLock { $0[id] = Entry() }
-        let entry = entries.withLock { $0[id]! }
-        entry.state.withLock {
-            $0.store = store
-            $0.lastUse = StoreState.monotonic()
-        }
-        return row
     }
 
     static func synchronizeDirectory(_ path: String) throws(RemfsError) {

@@ -156,6 +156,32 @@ import Threads
         }
     }
 
+    /// Whoever finds a new store's row finds the store that its maker has open.
+    @Test func aNewStoreIsOpenOnce() throws {
+        try withPool { pool, _ in
+            let seen = Mutex<[StoreID: ObjectIdentifier]>([:])
+            let isDone = Mutex(false)
+            let thread = Threads.Thread("finder") {
+                while !isDone.withLock({ $0 }) {
+                    // What cannot be opened is missing below.
+                    guard let newest = try? pool.catalog.stores(StoreFilter(), before: nil, limit: 1).first?.id,
+                        seen.withLock({ $0[newest] == nil }), let store = try? pool.retain(newest)
+                    else { continue }
+                    seen.withLock { $0[newest] = ObjectIdentifier(store) }
+                }
+            }
+            var made: [StoreID: ObjectIdentifier] = [:]
+            for number in 0..<30 {
+                let id = try pool.createStore(name: "s\(number)", description: "", metadata: [:]).id
+                made[id] = ObjectIdentifier(try pool.retain(id))
+                while seen.withLock({ $0[id] == nil }) { usleep(100) }
+            }
+            isDone.withLock { $0 = true }
+            thread.join()
+            #expect(seen.withLock { $0 } == made)
+        }
+    }
+
     @Test func aFileWithoutARowIsMovedAside() throws {
         try TemporaryDirectory.with { directory in
             try StorePool(stateDirectory: directory, logger: Self.logger).close()
