@@ -70,6 +70,9 @@ internal import CSQLite
     /// Rows changed by the last statement.
     package var changes: Int { unsafe Int(sqlite3_changes64(handle)) }
 
+    /// Rows changed since the connection was opened.
+    package var totalChanges: Int { unsafe Int(sqlite3_total_changes64(handle)) }
+
     package var isInTransaction: Bool { unsafe sqlite3_get_autocommit(handle) == 0 }
 
     package enum Checkpoint: Sendable { case passive, truncate }

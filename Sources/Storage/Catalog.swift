@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import SQLite
 import Threads
 
@@ -32,6 +33,9 @@ package struct StoreFilter: Sendable {
 package final class Catalog: Sendable {
     private let connection: Mutex<Connection>
     private let lastTime = Mutex<Int64>(0)
+    private let path: String
+    /// `Connection.totalChanges` when the copy was made; nil: by an earlier process, or never.
+    private let copied = Mutex<Int?>(nil)
     private static let label = "the catalog"
 
     package init(path: String, isNew: Bool) throws(RemfsError) {
@@ -43,6 +47,7 @@ package final class Catalog: Sendable {
         try RemfsError.mapping(Self.label) { () throws(SQLiteError) in
             try connection.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
         }
+        self.path = path
         self.connection = Mutex(connection)
     }
 
@@ -219,6 +224,38 @@ package final class Catalog: Sendable {
         } catch {
             throw RemfsError(.corrupted, "cannot read a row of the catalog", cause: "\(error)")
         }
+    }
+
+    // MARK: Its copy
+
+    /// What the catalog is restored from (`Operations.md`).
+    static func copy(of path: String) -> String { path + ".backup" }
+
+    /// Renews the copy if anything has changed since it was made, and answers whether. The old one stays until the new one is whole and
+    /// on the disk, and a damaged catalog never takes its place.
+    func copyIfChanged() throws(RemfsError) -> Bool {
+        let changes = connection.withLock { $0.totalChanges }
+        guard copied.withLock({ $0 != changes }) else { return false }
+        let copy = Self.copy(of: path)
+        let new = copy + ".new"
+        guard unsafe unlink(new) == 0 || errno == ENOENT else { throw RemfsError.ofSystem("cannot write \(new)") }
+        do throws(RemfsError) {
+            try with { (connection) throws(SQLiteError) in
+                if try connection.integer("SELECT 1 FROM pragma_quick_check WHERE quick_check <> 'ok'") != nil {
+                    throw SQLiteError(code: 11, message: "the copy of before stays")
+                }
+                // SQLite syncs what it copies.
+                try connection.backup(to: new)
+            }
+            guard unsafe rename(new, copy) == 0 else { throw RemfsError.ofSystem("cannot write \(copy)") }
+            try StorePool.synchronizeDirectory(String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]))
+        } catch {
+            // Left behind it is overwritten by the next try.
+            _ = unsafe unlink(new)
+            throw error
+        }
+        copied.withLock { $0 = changes }
+        return true
     }
 
     func close() throws(RemfsError) {

@@ -46,21 +46,43 @@ package final class StorePool: Sendable {
         self.logger = logger
         self.willBlock = willBlock
         for path in [stateDirectory, stateDirectory + "/stores", stateDirectory + "/orphans"] { try Self.makeDirectory(path) }
-        lockFile = try Self.lock(stateDirectory)
-        let path = stateDirectory + "/catalog.sqlite"
-        catalog = try Catalog(path: path, isNew: Self.isMissingOrEmpty(path))
+        let lockFile = try Self.lock(stateDirectory)
+        do throws(RemfsError) {
+            catalog = try Self.openCatalog(in: stateDirectory)
+            try Self.moveOrphans(in: stateDirectory, notIn: catalog, logger)
+        } catch {
+            Glibc.close(lockFile)
+            throw error
+        }
+        self.lockFile = lockFile
         upkeep = Upkeep(logger: logger)
         syncer = Syncer()
         // Four: as many slow calls of the API as may run beside each other before the next waits.
         workers = WorkerPool(count: 4)
-        try moveOrphans()
         upkeep.start(self)
     }
 
+    private static func openCatalog(in directory: String) throws(RemfsError) -> Catalog {
+        let path = directory + "/catalog.sqlite"
+        let isNew = try isMissingOrEmpty(path)
+        // A new catalog knows no store, and what is in no catalog is moved aside: that is not to happen to all of them.
+        if isNew, case let count = try names(in: directory + "/stores").count(where: { $0.hasSuffix(".sqlite") }), count > 0 {
+            throw RemfsError(
+                .corrupted,
+                """
+                the catalog \(path) is missing or empty, but \(directory)/stores holds \(count) stores: restore the catalog from \
+                \(Catalog.copy(of: path)) or a backup of yours, or move the stores away to begin anew
+                """)
+        }
+        return try Catalog(path: path, isNew: isNew)
+    }
+
     /// Empty: a daemon was killed at its first start, before the catalog had a page.
-    private static func isMissingOrEmpty(_ path: String) -> Bool {
+    private static func isMissingOrEmpty(_ path: String) throws(RemfsError) -> Bool {
         var status = stat()
-        return unsafe stat(path, &status) != 0 || status.st_size == 0
+        if unsafe stat(path, &status) == 0 { return status.st_size == 0 }
+        guard errno == ENOENT else { throw RemfsError.ofSystem("cannot look at the catalog \(path)") }
+        return true
     }
 
     private static func makeDirectory(_ path: String) throws(RemfsError) {
@@ -83,9 +105,9 @@ package final class StorePool: Sendable {
     }
 
     /// Files without a row: a store that was being made or deleted when the daemon died. Kept aside, never deleted.
-    private func moveOrphans() throws(RemfsError) {
+    private static func moveOrphans(in directory: String, notIn catalog: Catalog, _ logger: Logger) throws(RemfsError) {
         let known = Set(try catalog.allStores().map { $0.id.description })
-        for name in try Self.names(in: directory + "/stores") where name.hasSuffix(".sqlite") && !known.contains(String(name.dropLast(7))) {
+        for name in try names(in: directory + "/stores") where name.hasSuffix(".sqlite") && !known.contains(String(name.dropLast(7))) {
             for suffix in ["", "-wal"] {
                 let from = directory + "/stores/" + name + suffix
                 if unsafe access(from, F_OK) == 0, unsafe rename(from, directory + "/orphans/" + name + suffix) != 0 {
@@ -121,27 +143,27 @@ package final class StorePool: Sendable {
         try StoreLimits.check(name: name, description: description, metadata: metadata)
         try StoreLimits.check(pairsOf: metadata)
         let id = StoreID.random()
-        let store = try MemoryStore(
-            id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)
-        let row: Store
         do throws(RemfsError) {
+            let store = try MemoryStore(
+                id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)
             try store.synchronizeNow()
             try Self.synchronizeDirectory(directory + "/stores")
-            row = try catalog.createStore(id, name: name, description: description, metadata: metadata)
+            let entry = Entry()
+            entry.state.withLock {
+                $0.store = store
+                $0.lastUse = StoreState.monotonic()
+            }
+            // Before the row: whoever finds that finds the store open, and opens no second one on the same file.
+            entries.withLock { $0[id] = entry }
+            return try catalog.createStore(id, name: name, description: description, metadata: metadata)
         } catch {
+            entries.withLock { $0[id] = nil }
             removeFiles(of: id)
             throw error
         }
-        entries.withLock { $0[id] = Entry() }
-        let entry = entries.withLock { $0[id]! }
-        entry.state.withLock {
-            $0.store = store
-            $0.lastUse = StoreState.monotonic()
-        }
-        return row
     }
 
-    private static func synchronizeDirectory(_ path: String) throws(RemfsError) {
+    static func synchronizeDirectory(_ path: String) throws(RemfsError) {
         let handle = unsafe open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard handle >= 0 else { throw RemfsError.ofSystem("cannot open \(path)") }
         defer { Glibc.close(handle) }
@@ -291,6 +313,17 @@ package final class StorePool: Sendable {
         }
     }
 
+    /// Renews the catalog's copy if it changed; answers whether that was tried.
+    @discardableResult
+    func copyCatalog() -> Bool {
+        do {
+            return try catalog.copyIfChanged()
+        } catch {
+            logger.error("cannot copy the catalog", metadata: ["error": "\(error)"])
+            return true
+        }
+    }
+
     /// Ends upkeep and closes every store. Nothing is used afterwards.
     package func close() {
         upkeep.stop()
@@ -306,6 +339,7 @@ package final class StorePool: Sendable {
                 state.store = nil
             }
         }
+        copyCatalog()
         do {
             try catalog.close()
         } catch {

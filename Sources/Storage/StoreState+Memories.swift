@@ -36,61 +36,64 @@ extension StoreState {
     func memories(under prefix: String, depth: Int, after: String?, limit: Int) -> [Inode.Listed] {
         var found: [Inode.Listed] = []
         guard let start = prefix == "/" ? root : find(String(prefix.dropLast())), start.isDirectory else { return [] }
-        let cursor = after.map { Array($0.utf8) }
-        collect(start, Array(prefix.utf8), depth: depth, after: cursor, limit: limit, &found)
+        var cursor: ArraySlice<UInt8>?
+        if let after = after.map({ Array($0.utf8) }) {
+            if after.starts(with: prefix.utf8) {
+                cursor = after[prefix.utf8.count...]
+            } else if prefix.utf8.lexicographicallyPrecedes(after) {
+                return []
+            }
+        }
+        // The directories above the present place, with what of each is still to come, the next one last.
+        var levels = [listed(in: start, after: cursor)]
+        while found.count < limit, !levels.isEmpty {
+            guard let item = levels[levels.count - 1].popLast() else {
+                levels.removeLast()
+                continue
+            }
+            guard item.inode.isDirectory else {
+                found.append(.memory(item.inode))
+                continue
+            }
+            if depth != 1 {
+                levels.append(listed(in: item.inode, after: item.cursor))
+            } else if item.cursor?.isEmpty != true, firstMemory(below: item.inode) != nil {
+                found.append(.prefix(prefix + String(decoding: item.key, as: UTF8.self)))
+            }
+        }
         return found
     }
 
-    private func collect(
-        _ directory: Inode, _ prefix: [UInt8], depth: Int, after: [UInt8]?, limit: Int, _ found: inout [Inode.Listed]
-    ) {
-        // A directory sorts as its name with a trailing slash: that is how its memories' paths go on.
-        var keys: [(key: [UInt8], inode: Inode)] = []
+    /// A name in a directory, on the way to a listing.
+    private struct Candidate {
+        /// A directory sorts as its name with a trailing slash: that is how its memories' paths go on.
+        let key: [UInt8]
+        let inode: Inode
+        /// What is left of the cursor below a directory that it names; nil: all of it follows the cursor.
+        let cursor: ArraySlice<UInt8>?
+    }
+
+    /// The memories and directories in a directory that may come after the cursor, the last first.
+    private func listed(in directory: Inode, after cursor: ArraySlice<UInt8>?) -> [Candidate] {
+        var items: [Candidate] = []
         for entry in directory.directory!.entries {
             guard let inode = entry.inode else { continue }
             if inode.isDirectory {
                 let key = entry.name + [UInt8(ascii: "/")]
-                if let after, !Self.mayFollow(prefix + key, after, isDirectory: true) { continue }
-                keys.append((key, inode))
+                let rest = cursor.flatMap { $0.starts(with: key) ? $0.dropFirst(key.count) : nil }
+                if rest == nil, let cursor, !cursor.lexicographicallyPrecedes(key) { continue }
+                items.append(Candidate(key: key, inode: inode, cursor: rest))
             } else if inode.isMemory, inode.head != nil, inode.isOldestName(entry.name, in: directory.number) {
-                if let after, !Self.mayFollow(prefix + entry.name, after, isDirectory: false) { continue }
-                keys.append((entry.name, inode))
+                if let cursor, !cursor.lexicographicallyPrecedes(entry.name) { continue }
+                items.append(Candidate(key: entry.name, inode: inode, cursor: nil))
             }
         }
-        keys.sort { $0.key.lexicographicallyPrecedes($1.key) }
-        for (key, inode) in keys {
-            if found.count >= limit { return }
-            guard inode.isDirectory else {
-                found.append(.memory(inode))
-                continue
-            }
-            if depth == 1 {
-                if let after, (prefix + key) == after { continue }
-                if holdsMemory(inode) { found.append(.prefix(String(decoding: prefix + key, as: UTF8.self))) }
-            } else {
-                collect(inode, prefix + key, depth: depth, after: after, limit: limit, &found)
-            }
-        }
+        items.sort { $1.key.lexicographicallyPrecedes($0.key) }
+        return items
     }
-
-    /// Whether something at or below `path` may come after the cursor.
-    private static func mayFollow(_ path: [UInt8], _ cursor: [UInt8], isDirectory: Bool) -> Bool {
-        if isDirectory, cursor.starts(with: path) { return true }
-        return cursor.lexicographicallyPrecedes(path)
-    }
-
-    private func holdsMemory(_ directory: Inode) -> Bool { firstMemory(below: directory) != nil }
 
     func firstMemory(below directory: Inode) -> Inode? {
-        for entry in directory.directory!.entries {
-            guard let inode = entry.inode else { continue }
-            if inode.isDirectory {
-                if let found = firstMemory(below: inode) { return found }
-            } else if inode.isMemory, inode.head != nil {
-                return inode
-            }
-        }
-        return nil
+        TreeWalk(below: directory).first { $0.inode.isMemory && $0.inode.head != nil }?.inode
     }
 
     // MARK: Occupancy
@@ -139,10 +142,7 @@ extension StoreState {
     }
 
     private func isEmptyTree(_ directory: Inode, except moving: Inode?) -> Bool {
-        directory.directory!.entries.allSatisfy { entry in
-            guard let inode = entry.inode, inode !== moving else { return true }
-            return inode.isDirectory && isEmptyTree(inode, except: moving)
-        }
+        TreeWalk(below: directory).allSatisfy { $0.inode.isDirectory || $0.inode === moving }
     }
 
     // MARK: Changing
@@ -236,7 +236,7 @@ extension StoreState {
 
     /// The directories of a tree that gives way to a memory, the deepest first.
     private func emptyTree(_ directory: Inode) -> [Inode] {
-        directory.directory!.entries.flatMap { entry in entry.inode.map { $0.isDirectory ? emptyTree($0) : [] } ?? [] } + [directory]
+        TreeWalk(below: directory).map(\.inode).filter(\.isDirectory).reversed() + [directory]
     }
 
     private func dropDirectory(_ directory: Inode, at time: Int64) throws(SQLiteError) {

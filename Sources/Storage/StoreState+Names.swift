@@ -199,7 +199,7 @@ extension StoreState {
         if inode.links == 1 || inode.isDirectory {
             let row = statements.unlinkInode
             row.bind(inode.number, at: 1)
-            row.bind(path(of: inode), at: 2)
+            row.bind(lastPath(of: inode), at: 2)
             row.bind(time, at: 3)
             row.bind(keepsMemory ? author?.row : nil, at: 4)
             row.bind(keepsMemory ? inode.head?.memory : nil, at: 5)
@@ -250,7 +250,7 @@ extension StoreState {
         if inode.isDirectory {
             parent.links -= 1
             inode.links = 0
-            orphan(inode, path: path(of: inode))
+            orphan(inode, path: lastPath(of: inode))
             return
         }
         inode.links -= 1
@@ -273,7 +273,7 @@ extension StoreState {
                 if inode.isMemory { memoryFiles -= 1 }
                 usedBytes -= inode.size
             }
-            orphan(inode, path: path(of: inode))
+            orphan(inode, path: lastPath(of: inode))
         } else {
             if inode.isMemory { memoryFiles -= 1 }
             inode.flags = flagsOfHeir(of: inode)
@@ -292,7 +292,13 @@ extension StoreState {
         }
     }
 
-    func orphan(_ inode: Inode, path: String) {
+    /// What an inode without a name keeps: the path at which its memory ended. A directory has none, and to write a path for each level
+    /// of a deep tree that goes would cost the square of its depth.
+    private func lastPath(of inode: Inode) -> String {
+        inode.isDirectory ? String(decoding: inode.name, as: UTF8.self) : path(of: inode)
+    }
+
+    private func orphan(_ inode: Inode, path: String) {
         inode.name = Array(path.utf8)
         inode.parent = 0
         orphans.insert(inode.number)

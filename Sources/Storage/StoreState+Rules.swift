@@ -188,37 +188,36 @@ extension StoreState {
     struct VersioningChange {
         let inode: Inode
         let flags: Inode.Flags
-        /// Until the move.
-        let path: String
-        /// The memory that ends with it.
-        let givenUp: MemoryHead?
+        /// The memory that ends with it, and its path until the move.
+        let givenUp: (head: MemoryHead, path: String)?
     }
 
-    /// What changes below a directory that comes to `path` (with a trailing `/`) and is versioned or not from then on.
+    /// What changes below a directory that comes to `path` (with a trailing `/`) and from then on is versioned or not, unlike before.
     func versioningChanges(
         below directory: Inode, isUnversioned: Bool, at path: [UInt8]
     ) throws(RemfsError) -> [VersioningChange] {
         var changes: [VersioningChange] = []
-        for entry in directory.directory!.entries {
-            guard let child = entry.inode else { continue }
+        var walk = TreeWalk(below: directory)
+        while let step = walk.next() {
+            let child = step.inode
             var becomesUnversioned = isUnversioned
             if child.isDirectory {
-                becomesUnversioned = isUnversioned || unversionedNames.coversDirectory(entry.name)
-            } else if child.isRegular, child.isOldestName(entry.name, in: directory.number) {
-                becomesUnversioned = isUnversioned || unversionedNames.covers(entry.name) { path + entry.name }
+                becomesUnversioned = isUnversioned || unversionedNames.coversDirectory(step.name)
+            } else if child.isRegular, child.isOldestName(step.name, in: step.parent.number) {
+                becomesUnversioned = isUnversioned || unversionedNames.covers(step.name) { path + walk.path + step.name }
             } else {
                 continue
             }
             // Below a directory that stays what it is nothing changes: what the API made there is a memory whatever its name.
-            guard becomesUnversioned != child.flags.contains(.unversioned) else { continue }
+            // So whatever is gone into becomes what the directory at the top becomes.
+            guard becomesUnversioned != child.flags.contains(.unversioned) else {
+                walk.skip()
+                continue
+            }
             if child.isMemory { try sealBeforeNameGoes(child, includingOpen: false) }
             var flags = child.flags
             if becomesUnversioned { flags.insert(.unversioned) } else { flags.remove(.unversioned) }
-            changes.append(VersioningChange(inode: child, flags: flags, path: self.path(of: child), givenUp: child.head))
-            if child.isDirectory {
-                changes += try versioningChanges(
-                    below: child, isUnversioned: becomesUnversioned, at: path + entry.name + [UInt8(ascii: "/")])
-            }
+            changes.append(VersioningChange(inode: child, flags: flags, givenUp: child.head.map { ($0, self.path(of: child)) }))
         }
         return changes
     }
@@ -227,7 +226,7 @@ extension StoreState {
     func write(_ change: VersioningChange, by author: Author) throws(SQLiteError) {
         let inode = change.inode
         let isUnversioned = change.flags.contains(.unversioned)
-        if let head = change.givenUp { try insertRemoval(head, path: change.path, author: author) }
+        if let (head, path) = change.givenUp { try insertRemoval(head, path: path, author: author) }
         var flags = change.flags
         if inode.isRegular {
             if isUnversioned { try keepContent(of: inode) }
@@ -250,10 +249,10 @@ extension StoreState {
         let inode = change.inode
         inode.flags = change.flags
         guard inode.isRegular else { return }
-        if let head = change.givenUp {
+        if let (head, path) = change.givenUp {
             remember(
                 Removal(
-                    memory: head.memory, head: head, path: change.path, parent: inode.parent, name: inode.name, author: author, origin: 0,
+                    memory: head.memory, head: head, path: path, parent: inode.parent, name: inode.name, author: author, origin: 0,
                     due: 0, inode: 0))
         }
         inode.head = nil

@@ -122,6 +122,9 @@ final class StoreState {
         reserved = next
     }
 
+    /// Each directory lets go of what is in it while `inodes` still holds that: otherwise a deep tree would be freed level within level.
+    deinit { for inode in inodes.values { inode.directory = nil } }
+
     // MARK: Time and numbers
 
     /// Wall-clock time in ns that never runs backwards within the process.
@@ -208,8 +211,18 @@ final class StoreState {
 
     /// The path of a directory, ending with `/`.
     func directoryPath(_ number: InodeNumber) -> [UInt8] {
-        guard number != 1, let inode = inodes[number] else { return [UInt8(ascii: "/")] }
-        return directoryPath(inode.parent) + inode.name + [UInt8(ascii: "/")]
+        var names: [[UInt8]] = []
+        var number = number
+        while number != 1, let inode = inodes[number] {
+            names.append(inode.name)
+            number = inode.parent
+        }
+        var path = [UInt8(ascii: "/")]
+        for name in names.reversed() {
+            path += name
+            path.append(UInt8(ascii: "/"))
+        }
+        return path
     }
 
     /// The path by which a memory is known: of its oldest name; for an unlinked inode the one it had.

@@ -87,10 +87,13 @@ final class Upkeep: Sendable {
     /// A store that has been quiet for so long is tidied; for so long, and it keeps nothing that would only make the next burst fast.
     private static let quiet: Int64 = 2_000_000_000
     private static let idle: Int64 = 5_000_000_000
+    /// An hour: what a lost catalog costs is the names and rules of that long.
+    private static let betweenCopies: Int64 = 3_600_000_000_000
 
     /// Moves WALs that have grown into their databases, and once a second tidies stores that have been quiet.
     private func tidy(_ pool: StorePool) {
         var lastRound = StoreState.monotonic()
+        var nextCopy = lastRound
         while true {
             let full = state.wait(on: tidying, atMost: .seconds(1), until: { $0.isStopping || !$0.full.isEmpty }) {
                 state, _ -> Set<StoreID>? in
@@ -115,6 +118,7 @@ final class Upkeep: Sendable {
                 }
             }
             pool.closeIdle()
+            if time > nextCopy, pool.copyCatalog() { nextCopy = time + Self.betweenCopies }
         }
     }
 

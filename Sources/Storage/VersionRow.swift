@@ -98,11 +98,7 @@ extension StoreState {
     // MARK: Directories that move
 
     func countMemories(below inode: Inode) -> Int {
-        guard let directory = inode.directory else { return 0 }
-        return directory.entries.reduce(0) { sum, entry in
-            guard let child = entry.inode else { return sum }
-            return sum + (child.isDirectory ? countMemories(below: child) : 1)
-        }
+        inode.isDirectory ? TreeWalk(below: inode).reduce(0) { $1.inode.isDirectory ? $0 : $0 + 1 } : 0
     }
 
     /// A `modified` version with the new path for each memory below a directory that moves, but for those that end with the move.
@@ -111,25 +107,18 @@ extension StoreState {
     ) -> [VersionRow] {
         let ended = Set(ended.map(\.inode.number))
         var versions: [VersionRow] = []
-        let prefix = path(name, in: parent)
-        func visit(_ directory: Inode, _ prefix: String) {
-            for entry in directory.directory!.entries {
-                guard let child = entry.inode else { continue }
-                let path = prefix + "/" + String(decoding: entry.name, as: UTF8.self)
-                if child.isDirectory {
-                    visit(child, path)
-                } else if let head = child.head, child.isOldestName(entry.name, in: directory.number), child.isMemory,
-                    !ended.contains(child.number)
-                {
-                    versions.append(
-                        VersionRow(
-                            number: takeNumber(), memory: head.memory, operation: .modified, path: path, size: head.size,
-                            digest: head.digest,
-                            content: head.content, began: versionTime(), author: author, base: nil, isStale: false, previous: head.version))
-                }
-            }
+        let prefix = path(name, in: parent) + "/"
+        var walk = TreeWalk(below: inode)
+        while let step = walk.next() {
+            let file = step.inode
+            guard let head = file.head, file.isMemory, file.isOldestName(step.name, in: step.parent.number), !ended.contains(file.number)
+            else { continue }
+            versions.append(
+                VersionRow(
+                    number: takeNumber(), memory: head.memory, operation: .modified,
+                    path: prefix + String(decoding: walk.path + step.name, as: UTF8.self), size: head.size, digest: head.digest,
+                    content: head.content, began: versionTime(), author: author, base: nil, isStale: false, previous: head.version))
         }
-        visit(inode, prefix)
         return versions
     }
 }

@@ -109,6 +109,79 @@ import Threads
         }
     }
 
+    /// A lost catalog is not taken for a first start, which would move every store aside; its copy brings it back.
+    @Test(arguments: ["missing", "emptied"])
+    func aLostCatalogIsToBeRestored(_ damage: String) throws {
+        try TemporaryDirectory.with { directory in
+            let catalog = directory + "/catalog.sqlite"
+            let pool = try StorePool(stateDirectory: directory, logger: Self.logger)
+            let store = try make(pool, "kept")
+            pool.close()
+            try spoil(catalog, damage)
+            do {
+                try StorePool(stateDirectory: directory, logger: Self.logger).close()
+                Issue.record("\(damage) was not noticed")
+            } catch let error as RemfsError {
+                #expect(error.code == .corrupted && error.message.contains("\(catalog).backup"), "\(error)")
+            }
+            #expect(access("\(directory)/stores/\(store.id).sqlite", F_OK) == 0)
+
+            unlink(catalog)
+            try copyFile(catalog + ".backup", to: catalog)
+            let again = try StorePool(stateDirectory: directory, logger: Self.logger)
+            defer { again.close() }
+            #expect(try read(again, store.id) == "kept")
+        }
+    }
+
+    /// Only a catalog that is not there is missing.
+    @Test func aCatalogThatCannotBeSeenIsNoNewOne() throws {
+        try TemporaryDirectory.with { directory in
+            #expect(symlink("catalog.sqlite", directory + "/catalog.sqlite") == 0)
+            #expect(RemfsError.code { try StorePool(stateDirectory: directory, logger: Self.logger).close() } == .unavailable)
+        }
+    }
+
+    @Test func theCatalogIsCopiedOnceItHasChanged() throws {
+        try withPool { pool, directory in
+            let copy = directory + "/catalog.sqlite.backup"
+            _ = try make(pool, "one")
+            pool.copyCatalog()
+            #expect(try Connection(path: copy, mode: .readWrite).integer("SELECT count(*) FROM store") == 1)
+            #expect(!pool.copyCatalog())
+            _ = try make(pool, "two")
+            #expect(pool.copyCatalog())
+            #expect(try Connection(path: copy, mode: .readWrite).integer("SELECT count(*) FROM store") == 2)
+            #expect(access(copy + ".new", F_OK) != 0)
+        }
+    }
+
+    /// Whoever finds a new store's row finds the store that its maker has open.
+    @Test func aNewStoreIsOpenOnce() throws {
+        try withPool { pool, _ in
+            let seen = Mutex<[StoreID: ObjectIdentifier]>([:])
+            let isDone = Mutex(false)
+            let thread = Threads.Thread("finder") {
+                while !isDone.withLock({ $0 }) {
+                    // What cannot be opened is missing below.
+                    guard let newest = try? pool.catalog.stores(StoreFilter(), before: nil, limit: 1).first?.id,
+                        seen.withLock({ $0[newest] == nil }), let store = try? pool.retain(newest)
+                    else { continue }
+                    seen.withLock { $0[newest] = ObjectIdentifier(store) }
+                }
+            }
+            var made: [StoreID: ObjectIdentifier] = [:]
+            for number in 0..<30 {
+                let id = try pool.createStore(name: "s\(number)", description: "", metadata: [:]).id
+                made[id] = ObjectIdentifier(try pool.retain(id))
+                while seen.withLock({ $0[id] == nil }) { usleep(100) }
+            }
+            isDone.withLock { $0 = true }
+            thread.join()
+            #expect(seen.withLock { $0 } == made)
+        }
+    }
+
     @Test func aFileWithoutARowIsMovedAside() throws {
         try TemporaryDirectory.with { directory in
             try StorePool(stateDirectory: directory, logger: Self.logger).close()
