@@ -203,7 +203,7 @@ private struct EditorDraft {
         process.executableURL = URL(fileURLWithPath: "/bin/sh")
         process.arguments = ["-c", "exec \(editor) \"$1\"", "sh", file]
         do {
-            try process.run()
+            try process.start()
         } catch {
             throw RemfsError(.unavailable, "\(editor) cannot be started", cause: String(describing: error))
         }

@@ -21,6 +21,8 @@ struct Remfs: AsyncParsableCommand {
 
     /// The one place where an error becomes an exit code: ours as `RemfsError.Code` says, bad usage as ArgumentParser does (64).
     static func main() async {
+        Output.takePlaces()
+        BrokenPipe.survive()
         do {
             var command = try await asyncParseAsRoot()
             if var command = command as? any AsyncParsableCommand {
@@ -28,6 +30,9 @@ struct Remfs: AsyncParsableCommand {
             } else {
                 try command.run()
             }
+        } catch  where Output.isCutOff {
+            // What a shell shows for those that SIGPIPE ends.
+            Glibc.exit(128 + SIGPIPE)
         } catch let error as RemfsError {
             Output.complain(error)
             Glibc.exit(error.code.seenAs.exit)

@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import TestSupport
 import Testing
 
 /// The command line against a real daemon.
@@ -215,6 +216,42 @@ extension ServeTests {
             #expect(overview.hasPrefix("OVERVIEW: "))
             #expect(!overview.hasSuffix("."), "an imperative line without a full stop: \(overview)")
         }
+        @Test func aReaderThatHasEnoughEndsACommandWithoutAWord() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                try daemon.output("memory", "write", "notes", "/long", input: String(repeating: "x", count: 100_000))
+                func piped(_ script: String) throws -> Program.Outcome {
+                    try Program.start(
+                        ["bash", "-c", "remfs() { '\(Binary.path)' \"$@\"; }; \(script)"], in: "/", scratch: daemon.directory,
+                        environment: daemon.environment
+                    ).wait()
+                }
+                for command in ["status", "memory cat notes /long", "log notes", "--help"] {
+                    // `true` has gone before anything is written.
+                    let result = try piped("{ sleep 0.5; remfs \(command); echo $? >&2; } | true")
+                    #expect(result.errors == (command == "--help" ? "0\n" : "141\n"), "\(command)")
+                }
+                let full = try piped("remfs memory cat notes /long > /dev/full")
+                #expect(full.status == 74)
+                #expect(full.errors == "remfs: no_space: stdout cannot be written: No space left on device\n")
+                let closed = try piped("remfs status >&-")
+                #expect(closed.status == 69)
+                #expect(closed.errors == "remfs: unavailable: stdout cannot be written: Bad file descriptor\n")
+            }
+        }
+
+        @Test func whatACommandStartsIsEndedByABrokenPipe() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let shown = "\(daemon.directory)/signals"
+                let result = try daemon.remfs(
+                    "memory", "edit", "notes", "/a", environment: ["EDITOR": "sh -c 'grep SigIgn /proc/self/status > \(shown)'"])
+                #expect(result.status == 0, "\(result.errors)")
+                let mask = try #require(Files.text(shown)?.split(separator: "\t").last.flatMap { UInt64($0.dropLast(), radix: 16) })
+                #expect(mask & (1 << (UInt64(SIGPIPE) - 1)) == 0)
+            }
+        }
+
 
         @Test func badUsageIs64() throws {
             let environment = DaemonProcess.environment("/nowhere")

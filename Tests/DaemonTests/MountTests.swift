@@ -243,3 +243,18 @@ extension ServeTests {
         }
     }
 }
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse"), arguments: [1, 12, 60]) func aDemoThatNobodyReadsLeavesNothing(_ lines: Int) throws {
+        try TemporaryDirectory.with { scratch in
+            let place = "\(scratch)/place"
+            try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: false)
+            let result = try Program.start(
+                ["bash", "-c", "'\(Binary.path)' demo | head -\(lines) > /dev/null; echo ${PIPESTATUS[0]}"], in: "/", scratch: scratch,
+                environment: ["TMPDIR": place]
+            ).wait()
+            #expect(result.output == "141\n")
+            #expect(result.errors == "")
+            #expect(try FileManager.default.contentsOfDirectory(atPath: place).isEmpty)
+            #expect(DaemonProcess.mounts(below: place).isEmpty)
+        }
+    }
+
