@@ -182,6 +182,37 @@ extension ServeTests {
             }
         }
 
+        @Test func aDirectoryIsNamedAsInAShell() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (place, target) = ("\(daemon.directory)/place", "\(daemon.directory)/place/dir")
+                try FileManager.default.createDirectory(atPath: target, withIntermediateDirectories: true)
+                try FileManager.default.createSymbolicLink(atPath: "\(daemon.directory)/link", withDestinationPath: target)
+                func run(_ command: String, _ name: String, in directory: String) throws -> Program.Outcome {
+                    try Program.start(
+                        [Binary.path] + (command == "mount" ? ["mount", "notes", name] : [command, name]), in: directory,
+                        scratch: daemon.directory, environment: daemon.environment
+                    ).wait()
+                }
+                for (name, directory) in [
+                    ("dir", place), ("./dir", place), ("dir/", place), (".//dir/.", place), ("../place/dir", place), (".", target),
+                    ("../dir", target), ("\(place)//dir/", "/"),
+                ] {
+                    let mounted = try run("mount", name, in: directory)
+                    #expect(mounted.status == 0, "\(name) in \(directory): \(mounted.errors)")
+                    #expect(DaemonProcess.mounts(below: daemon.directory) == [target])
+                    // Who stands in it would hold it.
+                    let unmounted = try run("unmount", directory == target ? target : name, in: directory == target ? "/" : directory)
+                    #expect(unmounted.status == 0, "\(name) in \(directory): \(unmounted.errors)")
+                }
+                for name in ["link", "link/.", "link/../dir", "../link"] {
+                    let refused = try run("mount", name, in: name == "../link" ? place : daemon.directory)
+                    #expect(refused.status == 65, "\(name): \(refused.errors)")
+                }
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+            }
+        }
+
         @Test func aStopUnmountsEvenWhatIsInUse() throws {
             try Self.mounted { daemon, directory in
                 let file = open("\(directory)/a", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
