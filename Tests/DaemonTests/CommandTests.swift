@@ -111,6 +111,25 @@ extension ServeTests {
                 #expect(unchanged.status == 0 && unchanged.errors.contains("unchanged"))
                 #expect(try daemon.output("log", "notes", "/a.md").split(separator: "\n").count == 3)
                 #expect(try edit("false").status == 69)
+                // A path mistyped, and left as it came.
+                let mistyped = try daemon.remfs("memory", "edit", "notes", "/b.md", environment: ["EDITOR": "true"])
+                #expect(mistyped.status == 0)
+                #expect(mistyped.errors == "remfs: /b.md does not exist, and nothing was written\n")
+                #expect(try daemon.remfs("memory", "cat", "notes", "/b.md").status == 66)
+                // An empty variable counts as none.
+                let bin = "\(daemon.directory)/bin"
+                try FileManager.default.createDirectory(atPath: bin, withIntermediateDirectories: false)
+                try Data("#!/bin/sh\necho vi >> \"$1\"\n".utf8).write(to: URL(fileURLWithPath: "\(bin)/vi"))
+                try #require(chmod("\(bin)/vi", 0o755) == 0)
+                let path = "\(bin):\(daemon.environment["PATH"] ?? "")"
+                for (visual, editor, expected) in [
+                    ("", "", "vi\n"), ("", "sed -i s/vi/editor/", "editor\n"), ("sed -i s/or//", "false", "edit\n"),
+                ] {
+                    let result = try daemon.remfs(
+                        "memory", "edit", "notes", "/c.md", environment: ["VISUAL": visual, "EDITOR": editor, "PATH": path])
+                    #expect(result.status == 0, "\(result.errors)")
+                    #expect(try daemon.output("memory", "cat", "notes", "/c.md") == expected)
+                }
 
                 // Somebody else saves while the editor is open.
                 let other = "\(Binary.path) memory write notes /a.md --file"
@@ -197,34 +216,6 @@ extension ServeTests {
             }
         }
 
-        @Test func withoutADaemonItSaysSo() throws {
-            try DaemonProcess.prepared { daemon in
-                for arguments in [["status"], ["store", "list"], ["log", "x"], ["mount", "x", "/tmp"], ["unmount", "/tmp"]] {
-                    let result = try Binary.run(arguments, environment: daemon.environment)
-                    #expect(result.status == 69)
-                    #expect(result.errors.hasPrefix("remfs: unavailable: no daemon answers at \(daemon.socket)"), "\(result.errors)")
-                    #expect(result.output == "")
-                }
-                let elsewhere = try daemon.remfs("status", "--socket", "/nowhere/at/all.sock")
-                #expect(elsewhere.errors.contains("/nowhere/at/all.sock"))
-            }
-        }
-
-        static let commands: [[String]] = [
-            [], ["serve"], ["demo"], ["status"], ["store"], ["store", "create"], ["store", "list"], ["store", "show"], ["store", "set"],
-            ["store", "archive"], ["store", "delete"], ["store", "backup"], ["memory"], ["memory", "ls"], ["memory", "cat"],
-            ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["merge"],
-            ["mount"],
-            ["unmount"],
-        ]
-
-        @Test(arguments: commands) func everyCommandHasHelp(_ command: [String]) throws {
-            let result = try Binary.run(command + ["--help"], environment: DaemonProcess.environment("/nowhere"))
-            #expect(result.status == 0)
-            let overview = try #require(result.output.split(separator: "\n\n").first).replacingOccurrences(of: "\n", with: " ")
-            #expect(overview.hasPrefix("OVERVIEW: "))
-            #expect(!overview.hasSuffix("."), "an imperative line without a full stop: \(overview)")
-        }
         @Test func aReaderThatHasEnoughEndsACommandWithoutAWord() throws {
             try DaemonProcess.with { daemon in
                 try daemon.output("store", "create", "notes")
@@ -261,6 +252,34 @@ extension ServeTests {
             }
         }
 
+        @Test func withoutADaemonItSaysSo() throws {
+            try DaemonProcess.prepared { daemon in
+                for arguments in [["status"], ["store", "list"], ["log", "x"], ["mount", "x", "/tmp"], ["unmount", "/tmp"]] {
+                    let result = try Binary.run(arguments, environment: daemon.environment)
+                    #expect(result.status == 69)
+                    #expect(result.errors.hasPrefix("remfs: unavailable: no daemon answers at \(daemon.socket)"), "\(result.errors)")
+                    #expect(result.output == "")
+                }
+                let elsewhere = try daemon.remfs("status", "--socket", "/nowhere/at/all.sock")
+                #expect(elsewhere.errors.contains("/nowhere/at/all.sock"))
+            }
+        }
+
+        static let commands: [[String]] = [
+            [], ["serve"], ["demo"], ["status"], ["store"], ["store", "create"], ["store", "list"], ["store", "show"], ["store", "set"],
+            ["store", "archive"], ["store", "delete"], ["store", "backup"], ["memory"], ["memory", "ls"], ["memory", "cat"],
+            ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["merge"],
+            ["mount"],
+            ["unmount"],
+        ]
+
+        @Test(arguments: commands) func everyCommandHasHelp(_ command: [String]) throws {
+            let result = try Binary.run(command + ["--help"], environment: DaemonProcess.environment("/nowhere"))
+            #expect(result.status == 0)
+            let overview = try #require(result.output.split(separator: "\n\n").first).replacingOccurrences(of: "\n", with: " ")
+            #expect(overview.hasPrefix("OVERVIEW: "))
+            #expect(!overview.hasSuffix("."), "an imperative line without a full stop: \(overview)")
+        }
 
         @Test func badUsageIs64() throws {
             let environment = DaemonProcess.environment("/nowhere")

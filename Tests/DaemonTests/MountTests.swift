@@ -261,19 +261,6 @@ extension ServeTests {
         #expect(!FileManager.default.fileExists(atPath: String(scratch)))
     }
 
-    @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func anInterruptedDemoLeavesNothing() throws {
-        let demo = try Binary.start(["demo"], environment: DaemonProcess.environment("/nowhere"))
-        // Any moment will do; this is one with a mount.
-        while demo.isRunning, !demo.output.contains("remfs status") { sched_yield() }
-        demo.signal(SIGINT)
-        let result = try demo.wait()
-        #expect(result.status == 130, "\(result.errors)")
-        if let scratch = result.output.firstMatch(of: /\/[^ ]*remfs-demo-[A-Za-z0-9]+/)?.output {
-            #expect(!FileManager.default.fileExists(atPath: String(scratch)))
-            #expect(DaemonProcess.mounts(below: String(scratch)).isEmpty)
-        }
-    }
-}
     @Test(.enabled(if: hasFuse, "needs /dev/fuse"), arguments: [1, 12, 60]) func aDemoThatNobodyReadsLeavesNothing(_ lines: Int) throws {
         try TemporaryDirectory.with { scratch in
             let place = "\(scratch)/place"
@@ -289,3 +276,16 @@ extension ServeTests {
         }
     }
 
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func anInterruptedDemoLeavesNothing() throws {
+        let demo = try Binary.start(["demo"], environment: DaemonProcess.environment("/nowhere"))
+        // Any moment will do; this is one with a mount.
+        while demo.isRunning, !demo.output.contains("remfs status") { sched_yield() }
+        demo.signal(SIGINT)
+        let result = try demo.wait()
+        #expect(result.status == 130, "\(result.errors)")
+        if let scratch = result.output.firstMatch(of: /\/[^ ]*remfs-demo-[A-Za-z0-9]+/)?.output {
+            #expect(!FileManager.default.fileExists(atPath: String(scratch)))
+            #expect(DaemonProcess.mounts(below: String(scratch)).isEmpty)
+        }
+    }
+}
