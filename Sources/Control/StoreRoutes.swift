@@ -29,7 +29,10 @@ struct StoreRoutes: Sendable {
         let page = try PageRequest(query)
         // An addition of ours: the stores of one name, for `remfs`'s "an ID, or a name that only one store has".
         if let name = query.string("name") {
-            let named = try await stores.run { () throws(RemfsError) in try stores.catalog.stores(named: name) }
+            let archived = try query.boolean("include_archived")
+            let named = try await stores.run { () throws(RemfsError) in
+                try stores.catalog.stores(named: name, includeArchived: archived)
+            }
             return Wire.Page(data: named.map { Wire.Store($0) }, nextPage: nil)
         }
         var filter = StoreFilter()

@@ -115,6 +115,15 @@ struct Settings: Sendable {
     static func absolute(_ path: String) -> String {
         path.hasPrefix("/") ? path : FileManager.default.currentDirectoryPath + "/" + path
     }
+
+    /// An absolute path without `.`, `..`, doubled and trailing slashes. Nothing is asked of the file system: what is there may not answer.
+    static func plain(_ path: String) -> String {
+        var segments: [Substring] = []
+        for segment in path.split(separator: "/") where segment != "." {
+            if segment == ".." { _ = segments.popLast() } else { segments.append(segment) }
+        }
+        return "/" + segments.joined(separator: "/")
+    }
 }
 
 /// The usual places (`design.md` 2), by who we are.

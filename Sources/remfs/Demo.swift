@@ -138,7 +138,7 @@ private final class Stage: Sendable {
         process.standardOutput = output
         process.standardError = output
         process.standardInput = FileHandle.nullDevice
-        try process.run()
+        try process.start()
         let (data, status) = await withTaskCancellationHandler {
             await onThread("demo-shell") {
                 let data = output.fileHandleForReading.readDataToEndOfFile()
@@ -176,7 +176,7 @@ private final class Stage: Sendable {
         daemon.environment = settings
         daemon.standardInput = FileHandle.nullDevice
         daemon.terminationHandler = { _ in ServiceManager.notify("EXITED=1", environment: ["NOTIFY_SOCKET": listener.path]) }
-        try daemon.run()
+        try daemon.start()
         state.withLock { $0.daemon = (daemon, listener) }
         guard await onThread("demo-ready", { listener.next(within: 30) }) == "READY=1" else {
             throw RemfsError(.unavailable, "the demo's daemon did not start")
@@ -185,27 +185,32 @@ private final class Stage: Sendable {
 
     /// Stops the daemon and returns when it is gone.
     func stopDaemon() async throws {
-        guard let (daemon, listener) = state.withLock({ $0.daemon.take() }) else { return }
         try Output.line("$ kill %1")
-        daemon.terminate()
-        let gone = await onThread("demo-stop") {
-            while let message = listener.next(within: 30), message != "EXITED=1" {}
-            if daemon.isRunning { kill(daemon.processIdentifier, SIGKILL) }
-            daemon.waitUntilExit()
-            return daemon.terminationStatus
-        }
-        try check(daemon.terminationReason == .exit && gone == 0, "the daemon stops when asked to")
+        try check(await endDaemon(), "the daemon stops when asked to")
     }
 
-    /// Removes everything that the demo made, whatever state it is in.
+    /// Whether it stopped as it was asked to, or there is none.
+    private func endDaemon() async -> Bool {
+        guard let (daemon, listener) = state.withLock({ $0.daemon.take() }) else { return true }
+        daemon.terminate()
+        return await onThread("demo-stop") {
+            while let message = listener.next(within: 30), message != "EXITED=1" {}
+            // Both of its processes at once: each would start another.
+            if daemon.isRunning { kill(-daemon.processIdentifier, SIGKILL) }
+            daemon.waitUntilExit()
+            return daemon.terminationReason == .exit && daemon.terminationStatus == 0
+        }
+    }
+
+    /// Removes everything that the demo made, whatever state it is in, and also when nobody reads what it says.
     func clear() async {
         do {
-            try await stopDaemon()
+            if await !endDaemon() { Output.talk("the demo's daemon did not stop when asked to") }
             for mount in try Self.mounts(below: directory).reversed() {
                 guard unsafe umount2(mount, Int32(MNT_DETACH)) != 0 else { continue }
                 // Not root: only the setuid helper may.
                 let helper = process("/usr/bin/env", ["fusermount3", "-u", "-z", mount])
-                try helper.run()
+                try helper.start()
                 await onThread("demo-unmount") { helper.waitUntilExit() }
             }
             // With a mount still there, this would delete the memories in it.

@@ -135,8 +135,11 @@ private struct WriteMemory: AsyncParsableCommand {
 
 private struct EditMemory: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "edit", abstract: "Edit a memory in $EDITOR",
-        discussion: "Saves only if nobody else has changed the memory meanwhile; otherwise your text is kept in a file that is named.")
+        commandName: "edit", abstract: "Edit a memory in an editor, or write a new one",
+        discussion: """
+            The editor is $VISUAL, or else $EDITOR, or else vi. Saves only what you changed, and only if nobody else has changed the \
+            memory meanwhile; otherwise your text is kept in a file that is named.
+            """)
 
     @Argument(help: storeHelp) var store: String
     @Argument(help: pathHelp) var path: String
@@ -156,9 +159,9 @@ private struct EditMemory: AsyncParsableCommand {
         do throws(RemfsError) {
             try draft.edit()
             let after = try draft.text()
-            guard after != before || found == nil else {
+            guard after != before else {
                 draft.discard()
-                Output.talk("\(path) is unchanged")
+                Output.talk(found == nil ? "\(path) does not exist, and nothing was written" : "\(path) is unchanged")
                 return
             }
             if let found {
@@ -195,15 +198,15 @@ private struct EditorDraft {
         }
     }
 
-    /// Runs `$VISUAL` or `$EDITOR`, which may carry arguments, and waits.
+    /// Runs `$VISUAL`, `$EDITOR` or vi, and waits. The variables may carry arguments; an empty one counts as none.
     func edit() throws(RemfsError) {
         let environment = ProcessInfo.processInfo.environment
-        let editor = environment["VISUAL"] ?? environment["EDITOR"] ?? "vi"
+        let editor = ["VISUAL", "EDITOR"].compactMap { environment[$0] }.first { !$0.isEmpty } ?? "vi"
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/bin/sh")
         process.arguments = ["-c", "exec \(editor) \"$1\"", "sh", file]
         do {
-            try process.run()
+            try process.start()
         } catch {
             throw RemfsError(.unavailable, "\(editor) cannot be started", cause: String(describing: error))
         }

@@ -21,6 +21,8 @@ struct Remfs: AsyncParsableCommand {
 
     /// The one place where an error becomes an exit code: ours as `RemfsError.Code` says, bad usage as ArgumentParser does (64).
     static func main() async {
+        Output.takePlaces()
+        BrokenPipe.survive()
         let isHelper = CommandLine.arguments[0].split(separator: "/").last.map(String.init) == MountHelper.name
         do {
             var arguments: [String]?
@@ -34,6 +36,9 @@ struct Remfs: AsyncParsableCommand {
             } else {
                 try command.run()
             }
+        } catch  where Output.isCutOff {
+            // What a shell shows for those that SIGPIPE ends.
+            Glibc.exit(128 + SIGPIPE)
         } catch let error as RemfsError {
             Output.complain(error)
             Glibc.exit(isHelper ? MountHelper.failureExit : error.code.seenAs.exit)

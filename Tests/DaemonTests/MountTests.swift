@@ -208,6 +208,37 @@ extension ServeTests {
             }
         }
 
+        @Test func aDirectoryIsNamedAsInAShell() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (place, target) = ("\(daemon.directory)/place", "\(daemon.directory)/place/dir")
+                try FileManager.default.createDirectory(atPath: target, withIntermediateDirectories: true)
+                try FileManager.default.createSymbolicLink(atPath: "\(daemon.directory)/link", withDestinationPath: target)
+                func run(_ command: String, _ name: String, in directory: String) throws -> Program.Outcome {
+                    try Program.start(
+                        [Binary.path] + (command == "mount" ? ["mount", "notes", name] : [command, name]), in: directory,
+                        scratch: daemon.directory, environment: daemon.environment
+                    ).wait()
+                }
+                for (name, directory) in [
+                    ("dir", place), ("./dir", place), ("dir/", place), (".//dir/.", place), ("../place/dir", place), (".", target),
+                    ("../dir", target), ("\(place)//dir/", "/"),
+                ] {
+                    let mounted = try run("mount", name, in: directory)
+                    #expect(mounted.status == 0, "\(name) in \(directory): \(mounted.errors)")
+                    #expect(DaemonProcess.mounts(below: daemon.directory) == [target])
+                    // Who stands in it would hold it.
+                    let unmounted = try run("unmount", directory == target ? target : name, in: directory == target ? "/" : directory)
+                    #expect(unmounted.status == 0, "\(name) in \(directory): \(unmounted.errors)")
+                }
+                for name in ["link", "link/.", "link/../dir", "../link"] {
+                    let refused = try run("mount", name, in: name == "../link" ? place : daemon.directory)
+                    #expect(refused.status == 65, "\(name): \(refused.errors)")
+                }
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+            }
+        }
+
         @Test func aStopUnmountsEvenWhatIsInUse() throws {
             try Self.mounted { daemon, directory in
                 let file = open("\(directory)/a", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
@@ -254,6 +285,21 @@ extension ServeTests {
         }
         let scratch = try #require(result.output.firstMatch(of: /\/[^ ]*remfs-demo-[A-Za-z0-9]+/)).output
         #expect(!FileManager.default.fileExists(atPath: String(scratch)))
+    }
+
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse"), arguments: [1, 12, 60]) func aDemoThatNobodyReadsLeavesNothing(_ lines: Int) throws {
+        try TemporaryDirectory.with { scratch in
+            let place = "\(scratch)/place"
+            try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: false)
+            let result = try Program.start(
+                ["bash", "-c", "'\(Binary.path)' demo | head -\(lines) > /dev/null; echo ${PIPESTATUS[0]}"], in: "/", scratch: scratch,
+                environment: ["TMPDIR": place]
+            ).wait()
+            #expect(result.output == "141\n")
+            #expect(result.errors == "")
+            #expect(try FileManager.default.contentsOfDirectory(atPath: place).isEmpty)
+            #expect(DaemonProcess.mounts(below: place).isEmpty)
+        }
     }
 
     @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func anInterruptedDemoLeavesNothing() throws {
