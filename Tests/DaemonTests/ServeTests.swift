@@ -40,9 +40,12 @@ import Testing
         }
     }
 
-    @Test func aHangUpDoesNotEndIt() throws {
+    @Test func aHangUpHasAnotherGoOn() throws {
         try DaemonProcess.with { daemon in
+            let first = try daemon.servingProcess()
             daemon.running?.signal(SIGHUP)
+            #expect(daemon.notification() == "READY=1")
+            #expect(try daemon.servingProcess() != first)
             let status = try daemon.http("GET", "/v1/status")
             #expect(status.status == 200)
             #expect(try daemon.stop().status == 0)
