@@ -239,7 +239,7 @@ extension MemoryStore {
 
     /// What `user.remfs.*` says of a memory's head; empty for what is no memory or has no version yet.
     package func toldAttributes(of number: InodeNumber) throws(RemfsError) -> [String: String] {
-        try settle()
+        try settleForReading()
         let head = try look { (state) throws(RemfsError) -> (memory: Int64, version: Int64, digest: Digest?)? in
             try state.inode(number).head.map { ($0.memory, $0.version, $0.digest) }
         }

@@ -6,13 +6,13 @@ extension MemoryStore {
     // MARK: Memories
 
     package func memory(_ memory: MemoryID) throws(RemfsError) -> Memory {
-        try settle()
+        try settleForReading()
         return try complete(try look { (state) throws(RemfsError) in try self.shown(state.memoryInode(memory), state) })
     }
 
     /// By an absolute path, as the store shows it.
     package func memory(at path: String) throws(RemfsError) -> Memory {
-        try settle()
+        try settleForReading()
         return try complete(
             try look { (state) throws(RemfsError) in
                 guard let inode = state.find(path), let memory = state.memory(inode) else {
@@ -65,7 +65,7 @@ extension MemoryStore {
     /// A page of memories below `prefix` (`/` or `/a/b/`), in byte order of their paths. With `depth` 1 deeper ones are shown as
     /// one prefix for each directory. `after` is the path, or prefix, of the last item of the page before.
     package func memories(under prefix: String, depth: Int, after: String?, limit: Int) throws(RemfsError) -> [MemoryListing] {
-        try settle()
+        try settleForReading()
         let rows = try look { (state) throws(RemfsError) in
             var rows: [MemoryListing] = []
             for item in state.memories(under: prefix, depth: depth, after: after, limit: limit) {
@@ -166,7 +166,7 @@ extension MemoryStore {
 
     /// Newest first, below `number` (nil: from the newest).
     package func versions(_ filter: VersionFilter, before number: Int64?, limit: Int) throws(RemfsError) -> [MemoryVersion] {
-        try settle()
+        try settleForReading()
         let versions = try list(filter, "number < ?1", number ?? .max, "DESC", limit)
         try expose(versions)
         return versions
@@ -174,7 +174,7 @@ extension MemoryStore {
 
     /// Oldest first, above `number`: for those who follow the log. What may still turn out to be a temporary file waits a second.
     package func versions(_ filter: VersionFilter, after number: Int64, limit: Int) throws(RemfsError) -> [MemoryVersion] {
-        try settle()
+        try settleForReading()
         let versions = try list(filter, "number > ?1", number, "ASC", limit)
         let told = try look { (state) throws(RemfsError) in
             let youngest = StoreState.monotonic() - 1_000_000_000
@@ -252,7 +252,7 @@ extension MemoryStore {
     }
 
     package func version(_ version: VersionID) throws(RemfsError) -> MemoryVersion {
-        try settle()
+        try settleForReading()
         let missing = RemfsError(.notFound, "version \(version) not found")
         guard let number = version.number(in: id) else { throw missing }
         let found = try readers.snapshot { (reader) throws(SQLiteError) -> MemoryVersion? in
@@ -286,7 +286,7 @@ extension MemoryStore {
     }
 
     package func statistics() throws(RemfsError) -> Statistics {
-        try settle()
+        try settleForReading()
         let versions = try readers.read { (reader) throws(SQLiteError) in try reader.connection.integer("SELECT count(*) FROM version") ?? 0
         }
         let fileBytes = [path, path + "-wal"].reduce(Int64(0)) { $0 + StorePool.allocatedBytes(of: $1) }

@@ -161,6 +161,11 @@ package final class MemoryStore: Sendable {
         try change { (state) throws(RemfsError) in try state.settle() }
     }
 
+    /// As `settle`. Where there is no room to seal in, a reader sees what is sealed so far: the error is for those who write.
+    func settleForReading() throws(RemfsError) {
+        do throws(RemfsError) { try settle() } catch { guard error.isOfFullDisk else { throw error } }
+    }
+
     /// Waits until every mount's kernel has forgotten what changed so far, at most a second for each; false: one is late.
     @discardableResult
     package func drainInvalidations() -> Bool {
@@ -312,7 +317,7 @@ package final class MemoryStore: Sendable {
     /// An online copy: a single SQLite file at `destination`, which must not exist.
     package func backup(to destination: String) throws(RemfsError) {
         guard unsafe Glibc.access(destination, F_OK) != 0 else { throw RemfsError(.pathConflict, "\(destination) exists") }
-        try settle()
+        try settleForReading()
         try readers.read { (reader) throws(SQLiteError) in try reader.connection.backup(to: destination) }
     }
 

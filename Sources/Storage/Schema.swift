@@ -178,6 +178,9 @@ extension RemfsError {
         do throws(SQLiteError) { return try body() } catch { throw RemfsError(error, in: name) }
     }
 
+    /// Nothing is wrong but that nothing can be written now.
+    var isOfFullDisk: Bool { code == .noSpace || code == .readOnly }
+
     /// The seam where SQLite's errors become ours. `name` is what the file holds: `store "team-notes"`.
     init(_ error: SQLiteError, in name: String) {
         let cause = error.description

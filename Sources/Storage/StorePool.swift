@@ -11,6 +11,7 @@ package final class StorePool: Sendable {
     private let directory: String
     private let logger: Logger
     private let lockFile: Int32
+    private let ballast: Ballast
     private let entries = Mutex<[StoreID: Entry]>([:])
     private let upkeep: Upkeep
     private let syncer: Syncer
@@ -55,6 +56,7 @@ package final class StorePool: Sendable {
             throw error
         }
         self.lockFile = lockFile
+        ballast = Ballast(path: stateDirectory + "/ballast")
         upkeep = Upkeep(logger: logger)
         syncer = Syncer()
         // Four: as many slow calls of the API as may run beside each other before the next waits.
@@ -159,6 +161,8 @@ package final class StorePool: Sendable {
         } catch {
             entries.withLock { $0[id] = nil }
             removeFiles(of: id)
+            // A row that was written and could not be read back; usually there is none.
+            try? catalog.deleteStore(id)
             throw error
         }
     }
@@ -193,7 +197,13 @@ package final class StorePool: Sendable {
     /// Removes a store for good: first its row, then its file. Mounts of it answer `stale` from now on.
     package func deleteStore(_ id: StoreID) throws(RemfsError) {
         _ = try catalog.store(id)
-        try catalog.deleteStore(id)
+        do throws(RemfsError) {
+            try catalog.deleteStore(id)
+        } catch {
+            guard error.code == .noSpace else { throw error }
+            ballast.release()
+            try catalog.deleteStore(id)
+        }
         let entry = entries.withLock { $0.removeValue(forKey: id) }
         entry?.state.withLock { state in
             state.isDeleted = true
@@ -295,6 +305,9 @@ package final class StorePool: Sendable {
 
     /// The store, if it is open.
     func openStore(_ id: StoreID) -> MemoryStore? { entries.withLock { $0[id] }?.state.withLock { $0.store } }
+
+    /// Puts aside again what a full disk has taken.
+    func renewBallast() { ballast.renew() }
 
     /// Closes stores that nobody has used for a minute.
     func closeIdle() {

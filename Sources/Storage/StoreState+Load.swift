@@ -15,9 +15,14 @@ extension StoreState {
         try buildTree()
         try query { () throws(SQLiteError) in try loadDrafts() }
         try recoverRemovals(orphaned)
-        try sealQueued()
-        try sealRemovals(all: true)
-        if !keepingOrphans { try deleteOrphans { _ in false } }
+        do throws(RemfsError) {
+            try sealQueued()
+            try sealRemovals(all: true)
+            if !keepingOrphans { try deleteOrphans { _ in false } }
+        } catch {
+            // Upkeep goes on with them once there is room. Until then the store can be read.
+            guard error.isOfFullDisk else { throw error }
+        }
         openSaves = []
     }
 

@@ -118,6 +118,7 @@ final class Upkeep: Sendable {
                 }
             }
             pool.closeIdle()
+            pool.renewBallast()
             if time > nextCopy, pool.copyCatalog() { nextCopy = time + Self.betweenCopies }
         }
     }

@@ -115,6 +115,35 @@ import Threads
         }
     }
 
+    // MARK: Reading
+
+    /// What cannot be sealed for want of room hides nothing that is sealed.
+    @Test func aFullDiskCanBeRead() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            let file = try mount.save("/a.md", "one")
+            try test.settleAll()
+            try mount.pwrite(file, bytes("two"), at: 0)
+            mount.closeAll()
+            mount.close(file)
+            test.state { $0.writer.fault = { Fault.full.rawValue } }
+            #expect(RemfsError.code { try test.store.settle() } == .noSpace)
+            let memory = try test.memory("/a.md")
+            #expect(text(try test.store.content(of: memory)) == "one")
+            #expect(try test.store.memories(under: "/", depth: 0, after: nil, limit: 10).count == 1)
+            #expect(try test.store.versions(VersionFilter(), before: nil, limit: 10).map(\.id) == [memory.version])
+            #expect(try test.store.version(memory.version).path == "/a.md")
+            #expect(try test.store.statistics().versions == 1)
+            #expect(try test.store.toldAttributes(of: file)["user.remfs.version"] == memory.version.description)
+            try test.store.backup(to: test.directory + "/backup.sqlite")
+            // Who writes is told.
+            #expect(RemfsError.code { _ = try test.create("/b.md", "three") } == .noSpace)
+            test.state { $0.writer.fault = nil }
+            #expect(try mount.read("/a.md") == "two")
+            #expect(text(try test.store.content(of: try test.memory("/a.md"))) == "two")
+        }
+    }
+
     // MARK: Files
 
     @Test func creating() throws {

@@ -215,9 +215,10 @@ import Threads
                 return
             }
             defer { umount2(disk, Int32(MNT_DETACH)) }
-            let pool = try StorePool(stateDirectory: disk, logger: Self.logger)
+            var pool = try StorePool(stateDirectory: disk, logger: Self.logger)
             defer { pool.close() }
             let store = try make(pool, "small disk")
+            let small = try make(pool, "small store")
             var written = 0
             var refused: RemfsError?
             var random = SeededRandom(seed: 41)
@@ -241,12 +242,42 @@ import Threads
                 #expect(try store.memories(under: "/", depth: 0, after: nil, limit: 10_000).count == written + 1)
                 Invariants.expect(store)
             }
+            // The last byte goes as well.
+            try fill(disk)
+            try pool.withStore(store.id) { (store) throws(RemfsError) in
+                let memory = try store.memory(at: "/n1")
+                #expect(try store.content(of: memory).count == 20_000)
+                #expect(try !store.versions(VersionFilter(), before: nil, limit: 10).isEmpty)
+                #expect(try store.statistics().memories == Int64(written) + 1)
+                try store.backup(to: directory + "/backup.sqlite")
+            }
+            let files = try FileManager.default.contentsOfDirectory(atPath: disk + "/stores").sorted()
+            #expect(RemfsError.code { _ = try pool.createStore(name: "no room", description: "", metadata: [:]) } == .noSpace)
+            #expect(try FileManager.default.contentsOfDirectory(atPath: disk + "/stores").sorted() == files)
+            // A daemon that starts now serves as well.
+            pool.close()
+            pool = try StorePool(stateDirectory: disk, logger: Self.logger)
+            #expect(try read(pool, small.id) == "small store")
+            try fill(disk)
+            try pool.deleteStore(small.id)
+            #expect(try pool.catalog.count() == 1)
+
             guard mount("tmpfs", disk, "tmpfs", UInt(MS_REMOUNT), "size=16m") == 0 else { throw Failure("cannot remount: errno \(errno)") }
             try pool.withStore(store.id) { (store) throws(RemfsError) in
                 _ = try store.commit(.create(path: MemoryPath("/again"), content: bytes("room")), by: Author(.local))
                 Invariants.expect(store)
             }
         }
+    }
+
+    /// Takes all that is free on a disk.
+    private func fill(_ disk: String) throws {
+        let file = open(disk + "/filler", O_WRONLY | O_CREAT | O_APPEND, 0o600)
+        guard file >= 0 else { throw Failure("cannot make a file: errno \(errno)") }
+        defer { close(file) }
+        let page = [UInt8](repeating: 1, count: 4_096)
+        while write(file, page, page.count) > 0 {}
+        guard errno == ENOSPC else { throw Failure("cannot fill \(disk): errno \(errno)") }
     }
 
     // MARK: The catalog
