@@ -21,6 +21,13 @@ enum Content: Equatable {
         }
     }
 
+    /// How many bytes of a content of `size` bytes are in chunks: the last one may be shorter.
+    func storedBytes(ofSize size: Int64) -> Int64 {
+        guard case .list(let chunks) = self else { return self == .empty ? 0 : size }
+        let whole = Int64(chunks.count { $0 != 0 }) * Self.chunkSize
+        return chunks.last ?? 0 == 0 ? whole : whole - (Int64(chunks.count) * Self.chunkSize - size)
+    }
+
     init(_ chunks: [Int64], size: Int64) {
         if size == 0 {
             self = .empty
@@ -89,8 +96,10 @@ final class Inode {
     }
 
     /// Sealed bytes, and their hash where it is known.
-    var content: Content
-    var sealedSize: Int64
+    var content: Content { didSet { sealedBytes = nil } }
+    var sealedSize: Int64 { didSet { sealedBytes = nil } }
+    /// What the chunks hold, once somebody asked: there may be thousands, and attributes are asked for often.
+    private var sealedBytes: Int64?
     /// The sealed chunks are counted once for this inode: no version holds them, or another memory's does.
     ///
     /// Invariant: kept in the row, and changed in the transaction that changes the counts.
@@ -158,6 +167,15 @@ final class Inode {
         unsettledIn = 0
         bornBy = 0
         born = 0
+    }
+
+    /// What is stored of a regular file, holes not counted. Bytes that drafts wrote over sealed ones count twice until they are sealed, but never
+    /// beyond the size.
+    var storedBytes: Int64 {
+        let sealed = sealedBytes ?? content.storedBytes(ofSize: sealedSize)
+        sealedBytes = sealed
+        guard let drafts else { return sealed }
+        return min(size, min(sealed, drafts.sealedLimit) + drafts.map.storedBytes)
     }
 
     /// Whether `(parent, name)` is the name by which the memory is known.
