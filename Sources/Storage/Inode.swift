@@ -207,20 +207,31 @@ final class Directory {
 
     func find(_ name: [UInt8]) -> Inode? { unsafe name.withUnsafeBytes { unsafe find($0) } }
 
-    /// Adds a name that is not there. Cookies must rise.
+    /// Adds a name that is not there: at the end, or where a name has just been removed.
     func add(_ name: [UInt8], cookie: Int64, _ inode: Inode) {
         if (used + 1) * 2 > slots.count { rebuild() }
-        if let last = entries.last, last.cookie > cookie {
-            // Only while loading: names are added in cookie order ever after.
-            let place = entries.firstIndex { $0.cookie > cookie }!
-            entries.insert(Entry(name: name, cookie: cookie, inode: inode), at: place)
-            count += 1
-            rebuild()
+        let entry = Entry(name: name, cookie: cookie, inode: inode)
+        count += 1
+        if let last = entries.last, last.cookie >= cookie {
+            let place = place(after: cookie - 1)
+            if entries[place].cookie == cookie {
+                entries[place] = entry
+                index(place)
+            } else {
+                // The gap was closed meanwhile, as it is once for half of all names.
+                entries.insert(entry, at: place)
+                rebuild()
+            }
             return
         }
-        entries.append(Entry(name: name, cookie: cookie, inode: inode))
-        count += 1
+        entries.append(entry)
         index(entries.count - 1)
+    }
+
+    /// The cookie of a name; 0: it is not there.
+    func cookie(of name: [UInt8]) -> Int64 {
+        guard let place = unsafe name.withUnsafeBytes({ unsafe place(of: $0) }) else { return 0 }
+        return entries[place].cookie
     }
 
     func remove(_ name: [UInt8]) {

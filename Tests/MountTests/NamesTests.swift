@@ -188,6 +188,37 @@ struct NamesTests {
             try mount.removeDirectory("/d")
             #expect(openat(directory, "f", O_CREAT | O_WRONLY | O_CLOEXEC, 0o644) == -1 && errno == ENOENT)
             #expect(mkdirat(directory, "e", 0o755) == -1 && errno == ENOENT)
+    /// Programs that rename what they list, give it other content, or let it change places come to an end, and meet each file once.
+    @Test(arguments: ["rename", "replace", "exchange"]) func aListingEndsThoughWhatItShowsIsRenamed(_ how: String) async throws {
+        let count = how == "rename" ? 5_000 : 1_000
+        try await MountedStore.with { mount in
+            try mount.run("mkdir d; cd d; for ((i = 0; i < \(count); i++)); do : > $i; done; mkdir dir; ln 7 other; : > ../other")
+            let directory = try #require(opendir(mount.path("/d")))
+            defer { closedir(directory) }
+            var seen: [String: Int] = [:]
+            while let entry = readdir(directory), seen.count <= count * 2 {
+                let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(cString: $0.bindMemory(to: CChar.self).baseAddress!) }
+                guard name.first != "." else { continue }
+                seen[name, default: 0] += 1
+                switch how {
+                case "rename": try mount.rename("/d/\(name)", "/d/new-\(name)")
+                case "replace" where name != "dir":
+                    try mount.write("/d/.new", name)
+                    try mount.rename("/d/.new", "/d/\(name)")
+                case "exchange" where Int(name) != nil: try mount.rename("/d/\(name)", "/other", Linux.exchange)
+                default: break
+                }
+            }
+            #expect(seen.count == count + 2 && seen.values.allSatisfy { $0 == 1 }, "\(seen.count) names")
+            expect(try mount.names("/d").count, is: count + 2)
+            let kept = try mount.daemon.afterwards(mount.store.id) { store in
+                try store.memories(under: "/d/", depth: 0, after: nil, limit: count * 2).count
+            }
+            // All but the directory and the second name, which is a memory of its own once the first one is another file.
+            expect(kept, is: how == "replace" ? count + 1 : count)
+        }
+    }
+
         }
     }
 }
