@@ -49,12 +49,13 @@ extension StoreState {
         if inode.isMemory, policy.contract, size > Self.contractBytes {
             throw RemfsError(.tooLarge, "\(path(of: inode)) would have \(size) bytes: the contract allows \(Self.contractBytes)")
         }
+        guard size <= Self.maximumFile else {
+            throw RemfsError(.tooLarge, "\(path(of: inode)) would have \(size) bytes: no file has more than \(Self.maximumFile)")
+        }
         // Holes cost nothing: what counts is what is stored.
         let stored = size <= policy.maxBytesPerMemory ? size : inode.storedBytes + (added ?? 0)
-        guard !inode.isMemory || stored <= policy.maxBytesPerMemory, size <= Self.maximumFile else {
-            throw RemfsError(
-                .tooLarge,
-                "\(path(of: inode)) would have \(size) bytes: at most \(inode.isMemory ? policy.maxBytesPerMemory : Self.maximumFile)")
+        guard !inode.isMemory || stored <= policy.maxBytesPerMemory else {
+            throw RemfsError(.tooLarge, "\(path(of: inode)) would hold \(stored) bytes: \(label) allows \(policy.maxBytesPerMemory)")
         }
         if let quota = policy.maxBytes, usedBytes + size - inode.size > quota {
             throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
