@@ -89,16 +89,36 @@ struct NamesTests {
             #expect(throws: Errno.fileExists) { try mount.makeDirectory("/.remfs") }
             #expect(throws: Errno.isADirectory) { try mount.rename("/f", "/.remfs") }
             #expect(throws: Errno.fileExists) { try mount.symbolicLink("x", "/.remfs") }
-            #expect(throws: (any Error).self) { try mount.write("/.remfs/new", "1") }
-            #expect(throws: (any Error).self) { try mount.write("/.remfs/status", "1") }
-            #expect(throws: (any Error).self) { try mount.remove("/.remfs/status") }
-            #expect(throws: (any Error).self) { try mount.removeDirectory("/.remfs") }
             let status = try mount.read("/.remfs/status")
             #expect(status.contains("store_id: \(mount.store.id)\n"))
             #expect(status.contains("access: read_write\n"))
             // Below the root it is a name like any.
             try mount.makeDirectory("/d")
             try mount.write("/d/.remfs", "1")
+        }
+    }
+
+    @Test func whatIsBelowTheReservedNameStaysAsItIs() async throws {
+        try await MountedStore.with(memories: ["/d/f": "1", "/f": "1"]) { mount in
+            let changes: [(what: String, change: () throws -> Void)] = [
+                ("create", { try mount.write("/.remfs/new", "1") }), ("mkdir", { try mount.makeDirectory("/.remfs/new") }),
+                ("symlink", { try mount.symbolicLink("x", "/.remfs/new") }), ("link into it", { try mount.link("/f", "/.remfs/new") }),
+                ("mkfifo", { try check(mkfifo(mount.path("/.remfs/new"), 0o644)) }), ("unlink", { try mount.remove("/.remfs/status") }),
+                ("link of what it holds", { try mount.link("/.remfs/status", "/new") }),
+                ("rmdir", { try mount.removeDirectory("/.remfs") }),
+                ("rename into it", { try mount.rename("/f", "/.remfs/new") }),
+                ("rename over what it holds", { try mount.rename("/f", "/.remfs/status") }),
+                ("rename of what it holds", { try mount.rename("/.remfs/status", "/new") }),
+                ("rename of itself", { try mount.rename("/.remfs", "/new") }),
+                ("exchange", { try mount.rename("/.remfs/status", "/f", Linux.exchange) }),
+                ("truncating open", { try mount.write("/.remfs/status", "1") }),
+                ("write", { try mount.write("/.remfs/status", [1], O_WRONLY) }),
+                ("chmod", { try mount.change(mode: 0o600, of: "/.remfs/status") }),
+            ]
+            for (what, change) in changes { #expect(throws: Errno.readOnlyFileSystem, "\(what)", performing: change) }
+            #expect(throws: Errno.fileExists) { try mount.rename("/d", "/.remfs", Linux.noReplace) }
+            expect(try mount.names(), is: ["d", "f"])
+            expect(try mount.run("cat .remfs/status > copy; grep -c '^access: read_write$' copy"), is: "1\n")
         }
     }
 
@@ -168,26 +188,6 @@ struct NamesTests {
         }
     }
 
-    @Test func aDirectoryOfManyNamesIsWhole() async throws {
-        var policy = Policy()
-        policy.maxMemories = 20_000
-        try await MountedStore.with(mounts: 2, policy: policy) { mounts in
-            try mounts[0].run("for i in $(seq 3000); do : > file-with-a-longer-name-$i; done; sync .")
-            expect(try mounts[1].names().count, is: 3_000)
-            expect(try mounts[0].names().count, is: 3_000)
-            try mounts[0].run("rm -r ./*; sync .")
-            expect(try mounts[1].names(), is: [])
-        }
-    }
-
-    @Test func aDirectoryThatIsGoneIsGone() async throws {
-        try await MountedStore.with { mount in
-            try mount.makeDirectory("/d")
-            let directory = try mount.open("/d", O_RDONLY | O_DIRECTORY)
-            defer { close(directory) }
-            try mount.removeDirectory("/d")
-            #expect(openat(directory, "f", O_CREAT | O_WRONLY | O_CLOEXEC, 0o644) == -1 && errno == ENOENT)
-            #expect(mkdirat(directory, "e", 0o755) == -1 && errno == ENOENT)
     /// Programs that rename what they list, give it other content, or let it change places come to an end, and meet each file once.
     @Test(arguments: ["rename", "replace", "exchange"]) func aListingEndsThoughWhatItShowsIsRenamed(_ how: String) async throws {
         let count = how == "rename" ? 5_000 : 1_000
@@ -219,6 +219,26 @@ struct NamesTests {
         }
     }
 
+    @Test func aDirectoryOfManyNamesIsWhole() async throws {
+        var policy = Policy()
+        policy.maxMemories = 20_000
+        try await MountedStore.with(mounts: 2, policy: policy) { mounts in
+            try mounts[0].run("for i in $(seq 3000); do : > file-with-a-longer-name-$i; done; sync .")
+            expect(try mounts[1].names().count, is: 3_000)
+            expect(try mounts[0].names().count, is: 3_000)
+            try mounts[0].run("rm -r ./*; sync .")
+            expect(try mounts[1].names(), is: [])
+        }
+    }
+
+    @Test func aDirectoryThatIsGoneIsGone() async throws {
+        try await MountedStore.with { mount in
+            try mount.makeDirectory("/d")
+            let directory = try mount.open("/d", O_RDONLY | O_DIRECTORY)
+            defer { close(directory) }
+            try mount.removeDirectory("/d")
+            #expect(openat(directory, "f", O_CREAT | O_WRONLY | O_CLOEXEC, 0o644) == -1 && errno == ENOENT)
+            #expect(mkdirat(directory, "e", 0o755) == -1 && errno == ENOENT)
         }
     }
 }
