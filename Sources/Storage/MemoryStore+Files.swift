@@ -315,9 +315,7 @@ extension StoreState {
             var isData = Int(block) < inode.content.chunks.count && inode.content.chunks[Int(block)] != 0
             if let drafts = inode.drafts {
                 if place >= drafts.sealedLimit { isData = false } else { end = min(end, max(drafts.sealedLimit, place + 1)) }
-                let next = drafts.map.place(place)
-                if next < drafts.map.segments.count {
-                    let segment = drafts.map.segments[next]
+                if let segment = drafts.map.segment(endingAfter: place) {
                     if segment.offset <= place {
                         isData = segment.extent.kind == .bytes
                         end = min(inode.size, segment.end)

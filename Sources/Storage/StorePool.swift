@@ -182,6 +182,9 @@ package final class StorePool: Sendable {
     }
 
     package func setPolicy(_ id: StoreID, _ policy: Policy) throws(RemfsError) -> Store {
+        guard policy.maxBytesPerMemory <= StoreState.maximumFile else {
+            throw RemfsError(.invalidArgument, "max_bytes_per_memory can be \(StoreState.maximumFile) (16 GiB) at most")
+        }
         try catalog.setPolicy(id, policy)
         let row = try catalog.store(id)
         try applyRules(row)

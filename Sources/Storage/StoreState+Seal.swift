@@ -188,7 +188,9 @@ extension StoreState {
 
     /// What one transaction seals: 20 to 30 us each, and 0.7 us for each kilobyte that is hashed, up to three times.
     static let savesPerSeal = 32
-    private static let bytesPerSeal: Int64 = 512 << 10
+    static let bytesPerSeal: Int64 = 512 << 10
+    /// 4 us each: read, laid over the others, deleted.
+    static let extentsPerSeal = 256
     /// Saves that may wait for a quiet moment, in a store and of one file: each costs a kilobyte of memory and its bytes.
     static let mostWaiting = 4_096
     static let mostWaitingOfFile = 8_192
@@ -257,7 +259,7 @@ extension StoreState {
     }
 
     /// Puts drafts over the bytes of a file from `start` on, as far as these go.
-    func lay(_ segments: ArraySlice<ExtentMap.Segment>, over bytes: inout [UInt8], from start: Int64) throws(SQLiteError) {
+    func lay(_ segments: [ExtentMap.Segment], over bytes: inout [UInt8], from start: Int64) throws(SQLiteError) {
         for segment in segments {
             let from = max(segment.offset, start)
             let to = min(segment.end, start + Int64(bytes.count))
@@ -291,7 +293,7 @@ extension StoreState {
     private func planLarge(
         _ save: Save, list: [Int64], size: Int64, _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> SealPlan.Step {
-        if save.size > Self.bytesPerSeal { willBlock() }
+        if save.size > Self.bytesPerSeal || save.extents.count > Self.extentsPerSeal { willBlock() }
         let drafts = Drafts(sealedSize: size)
         for extent in save.extents { drafts.apply(extent) }
         let keeps = save.size <= Self.bytesPerSeal

@@ -112,7 +112,7 @@ private struct SetStore: AsyncParsableCommand {
     var metadata: [Pair] = []
     @Option(help: "read_write or read_only") var access: String?
     @Option(help: ArgumentHelp("Apply the API's limits to mounts as well", valueName: "true|false")) var contract: Bool?
-    @Option(help: "Through a mount") var maxBytesPerMemory: Int64?
+    @Option(help: "Through a mount; 16 GiB at most") var maxBytesPerMemory: Int64?
     @Option var maxMemories: Int64?
     @Option(help: "Content of all memories; 0 for no limit") var maxBytes: Int64?
     @Option(help: ArgumentHelp("Names kept without versions; may be repeated, replaces all", valueName: "pattern")) var unversioned:
