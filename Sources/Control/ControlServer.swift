@@ -73,7 +73,7 @@ package struct ControlServer: Service {
                 do {
                     try await application.run()
                 } catch let error as IOError {
-                    throw Directory.refusal(error.errnoCode, "socket \(path) cannot be bound")
+                    throw RemfsError.ofSystem("socket \(path) cannot be bound", error.errnoCode)
                 }
             }
             group.addTask {
