@@ -128,7 +128,8 @@ func body(_ json: String) throws(RemfsError) -> Body { try Body(parsing: Data(js
         try policy.apply(try body(#"{"access": null}"#))
         #expect(policy == before)
         for wrong in [
-            #"{"access": "none"}"#, #"{"max_memories": -1}"#, #"{"max_memories": "3"}"#, #"{"unversioned": [""]}"#,
+            #"{"access": "none"}"#, #"{"max_memories": 0}"#, #"{"max_bytes_per_memory": 0}"#, #"{"max_memories": "3"}"#,
+            #"{"unversioned": [""]}"#,
             #"{"secrets": "maybe"}"#,
             #"{"retention_days": 1000000}"#, #"{"colour": "red"}"#, #"{"contract": 1}"#,
         ] {
