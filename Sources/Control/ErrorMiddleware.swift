@@ -67,8 +67,6 @@ private struct Failure {
             self.init(error)
         case let error as HTTPError where error.status == .notFound:
             self.init(RemfsError(.notFound, "no route \(request.method.rawValue) \(request.uri.path.prefix(200))"))
-        case is NIOTooManyBytesError:
-            self.init(RemfsError(.bodyTooLarge, "request body is over \(ControlContext.maximumBody) bytes"))
         case let error as HTTPError:
             self.init(error)
         case is CancellationError:
