@@ -78,10 +78,14 @@ private struct Failure {
 
     /// The framework's own refusals, and our 405.
     private init(_ error: HTTPError) {
+        let code: RemfsError.Code =
+            error.status == .methodNotAllowed ? .unsupported : error.status.kind == .clientError ? .invalidArgument : .internal
         status = error.status
-        type = error.status.kind == .clientError ? "invalid_request_error" : "api_error"
+        type = code.seenAs.type
         message = error.body ?? error.status.reasonPhrase
+        self.code = code
         headers = error.headers
+        headers[.remfsError] = code.rawValue
     }
 
     private init(_ error: RemfsError) {
