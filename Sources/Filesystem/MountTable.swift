@@ -458,7 +458,10 @@ package final class MountTable: Sendable {
             do {
                 try unmount(mount.id)
             } catch {
-                logger.warning("mount in use at stop", metadata: ["directory": "\(mount.directory)", "error": "\(error)"])
+                // Not its message, which advises what is done here.
+                logger.warning(
+                    "mount in use at stop, hidden until its last user leaves",
+                    metadata: ["directory": "\(mount.directory)", "code": "\(error.code.rawValue)", "cause": "\(error.cause ?? "")"])
                 do {
                     try unmount(mount.id, lazily: true)
                 } catch {

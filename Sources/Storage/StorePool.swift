@@ -366,9 +366,8 @@ package final class StorePool: Sendable {
 }
 
 extension RemfsError {
-    /// An errno that a system call has just left, with what was tried.
-    package static func ofSystem(_ message: String) -> RemfsError {
-        let code = errno
+    /// An errno, by default the one that a system call has just left, with what was tried.
+    package static func ofSystem(_ message: String, _ code: Int32 = errno) -> RemfsError {
         let why = unsafe String(cString: strerror(code))
         switch code {
         case ENOENT: return RemfsError(.notFound, "\(message): \(why)", cause: "errno \(code)")
@@ -376,7 +375,9 @@ extension RemfsError {
         case EACCES, EPERM: return RemfsError(.notPermitted, "\(message): \(why)", cause: "errno \(code)")
         case ENOSPC, EDQUOT: return RemfsError(.noSpace, "\(message): \(why)", cause: "errno \(code)")
         case EBUSY: return RemfsError(.busy, "\(message): \(why)", cause: "errno \(code)")
-        case EINVAL: return RemfsError(.invalidArgument, "\(message): \(why)", cause: "errno \(code)")
+        case ENAMETOOLONG: return RemfsError(.nameTooLong, "\(message): \(why)", cause: "errno \(code)")
+        case EISDIR: return RemfsError(.isADirectory, "\(message): \(why)", cause: "errno \(code)")
+        case EINVAL, ELOOP: return RemfsError(.invalidArgument, "\(message): \(why)", cause: "errno \(code)")
         case ENOTDIR: return RemfsError(.notADirectory, "\(message): \(why)", cause: "errno \(code)")
         default: return RemfsError(.unavailable, "\(message): \(why)", cause: "errno \(code)")
         }

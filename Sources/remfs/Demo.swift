@@ -12,9 +12,7 @@ struct Demo: AsyncParsableCommand {
             "Starts a daemon of its own, mounts a store, works in it with ordinary tools. Exits with 0 only if all it claims was checked.")
 
     func run() async throws {
-        guard unsafe access("/dev/fuse", R_OK | W_OK) == 0 else {
-            throw RemfsError(.unavailable, "the demo mounts a store, and /dev/fuse cannot be opened here (\(String(errno: errno)))")
-        }
+        try Self.requireFuse()
         let stage = try Stage()
         let interrupted: Bool
         do {
@@ -25,6 +23,16 @@ struct Demo: AsyncParsableCommand {
         }
         await stage.clear()
         if interrupted { throw ExitCode(130) }
+    }
+
+    private static func requireFuse() throws(RemfsError) {
+        let what = "the demo mounts a store, and /dev/fuse"
+        guard unsafe access("/dev/fuse", R_OK | W_OK) == 0 else {
+            throw RemfsError(.unavailable, "\(what) cannot be opened here (\(String(errno: errno)))")
+        }
+        // `try?`: what cannot be looked at is not known to be one.
+        let kind = (try? FileManager.default.attributesOfItem(atPath: "/dev/fuse"))?[.type] as? FileAttributeType
+        guard kind == .typeCharacterSpecial else { throw RemfsError(.unavailable, "\(what) is no device here") }
     }
 
     private func play(on stage: Stage) async throws {
@@ -101,7 +109,7 @@ private final class Stage: Sendable {
 
     init() throws(RemfsError) {
         var template = Array("\(FileManager.default.temporaryDirectory.path)/remfs-demo-XXXXXX".utf8CString)
-        guard unsafe mkdtemp(&template) != nil else { throw Directory.refusal(errno, "a scratch directory cannot be made") }
+        guard unsafe mkdtemp(&template) != nil else { throw RemfsError.ofSystem("a scratch directory cannot be made") }
         directory = String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         // A directory of its own in PATH, so that the commands read as they would be typed.
         do {
@@ -266,7 +274,7 @@ private final class NotificationListener: Sendable {
                 unsafe bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
             }
         }
-        guard code == 0 else { throw Directory.refusal(errno, "no socket can be made at \(path)") }
+        guard code == 0 else { throw RemfsError.ofSystem("no socket can be made at \(path)") }
     }
 
     deinit { close(descriptor) }

@@ -188,7 +188,7 @@ private struct EditorDraft {
 
     init(named name: String, content: String) throws(RemfsError) {
         var template = Array("\(FileManager.default.temporaryDirectory.path)/remfs-edit-XXXXXX\0".utf8CString)
-        guard unsafe mkdtemp(&template) != nil else { throw Directory.refusal(errno, "a directory to edit in cannot be made") }
+        guard unsafe mkdtemp(&template) != nil else { throw RemfsError.ofSystem("a directory to edit in cannot be made") }
         directory = String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         file = "\(directory)/\(name)"
         do {
