@@ -287,6 +287,52 @@ extension ServeTests {
         #expect(!FileManager.default.fileExists(atPath: String(scratch)))
     }
 
+    /// Runs the demo where `/dev/fuse` is what `commands` make of it, for nobody but it: in a mount namespace that goes with it.
+    private static func demo(where commands: String, as user: String, _ check: (Program.Outcome) throws -> Void) throws {
+        guard geteuid() == 0 else {
+            print("skipped: only root can be somebody else, and make devices")
+            return
+        }
+        try TemporaryDirectory.with { scratch in
+            let home = "\(scratch)/home"
+            try FileManager.default.createDirectory(atPath: home, withIntermediateDirectories: false)
+            try #require(chmod(scratch, 0o755) == 0 && chmod(home, 0o777) == 0)
+            let run = "setpriv --reuid \(user) --regid \(user) --clear-groups env HOME=\(home) TMPDIR=\(home)"
+            let script = """
+                set -e
+                mount -t tmpfs -o dev none /mnt
+                \(commands)
+                mount --bind /mnt/fuse /dev/fuse
+                \(run) test -x '\(Binary.path)' || exit 125
+                exec \(run) '\(Binary.path)' demo
+                """
+            let result = try Program.start(
+                ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], in: "/", scratch: scratch
+            ).wait()
+            guard result.status != 125 else {
+                print("skipped: this directory is closed to other users")
+                return
+            }
+            try check(result)
+            #expect(try FileManager.default.contentsOfDirectory(atPath: home).isEmpty)
+        }
+    }
+
+    /// 65534 is nobody, who has an entry in every user database: fusermount3 wants one.
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func theDemoWorksForAnOrdinaryUser() throws {
+        try Self.demo(where: "mknod -m 666 /mnt/fuse c 10 229", as: "65534") { result in
+            #expect(result.status == 0, "\(result.output)\n\(result.errors)")
+            #expect(result.output.contains("claims were checked.") && result.output.contains("two seconds of quiet"))
+        }
+    }
+
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func theDemoSaysThatThereIsNoDevice() throws {
+        try Self.demo(where: "touch /mnt/fuse", as: "0") { result in
+            #expect(result.status == 69)
+            #expect(result.errors == "remfs: unavailable: the demo mounts a store, and /dev/fuse is no device here\n")
+        }
+    }
+
     @Test(.enabled(if: hasFuse, "needs /dev/fuse"), arguments: [1, 12, 60]) func aDemoThatNobodyReadsLeavesNothing(_ lines: Int) throws {
         try TemporaryDirectory.with { scratch in
             let place = "\(scratch)/place"
