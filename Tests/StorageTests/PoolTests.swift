@@ -138,7 +138,7 @@ import Threads
     @Test func aCatalogThatCannotBeSeenIsNoNewOne() throws {
         try TemporaryDirectory.with { directory in
             #expect(symlink("catalog.sqlite", directory + "/catalog.sqlite") == 0)
-            #expect(RemfsError.code { try StorePool(stateDirectory: directory, logger: Self.logger).close() } == .unavailable)
+            #expect(RemfsError.code { try StorePool(stateDirectory: directory, logger: Self.logger).close() } == .invalidArgument)
         }
     }
 
