@@ -7,6 +7,8 @@ internal import CSQLite
     // @unchecked: opened with SQLITE_OPEN_NOMUTEX; the owner lends it to one thread at a time.
     let handle: OpaquePointer
     package let path: String
+    /// Written by SQLite's hook, under the same guard as the connection.
+    private let frames: UnsafeMutablePointer<Int32>
 
     /// Asked before each step of a statement; an answer other than nil fails the step with that result code. For fault tests only.
     package var fault: (() -> Int32?)?
@@ -40,13 +42,31 @@ internal import CSQLite
         }
         unsafe self.handle = handle
         self.path = path
+        unsafe frames = .allocate(capacity: 1)
+        unsafe frames.initialize(to: 0)
         unsafe sqlite3_busy_timeout(handle, Self.patience)
     }
 
     deinit {
         // Statements that are still alive keep the handle until they go; v2 is made for that.
+        unsafe sqlite3_wal_hook(handle, nil, nil)
         unsafe sqlite3_close_v2(handle)
+        unsafe frames.deallocate()
     }
+
+    /// Counts the frames of the WAL from now on (`committedFrames`), in place of SQLite's own checkpoints.
+    package func countFrames() {
+        // The pointer lives as long as the handle has the hook.
+        unsafe sqlite3_wal_hook(
+            handle,
+            { frames, _, _, count in
+                unsafe frames!.assumingMemoryBound(to: Int32.self).pointee = count
+                return SQLITE_OK
+            }, frames)
+    }
+
+    /// Frames that the WAL held after this connection's last commit; 0: it has made none.
+    package var committedFrames: Int { unsafe Int(frames.pointee) }
 
     /// Runs one or more statements without parameters or results.
     package func execute(_ sql: String) throws(SQLiteError) {

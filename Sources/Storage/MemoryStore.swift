@@ -13,8 +13,8 @@ package final class MemoryStore: Sendable {
     let state: Mutex<StoreState>
     let readers: ReaderPool
     let environment: StoreEnvironment
-    /// The WAL, for fdatasync: what `fsync` on a file waits for.
-    private let wal: Int32
+    /// The WAL: what `fsync` on a file waits for.
+    private let journal: JournalFile
     /// Versions that were sealed, for those who wait for the next.
     private let newest: Mutex<Int64>
     private let versionAdded = Condition()
@@ -47,14 +47,16 @@ package final class MemoryStore: Sendable {
                 try connection.execute(pragmas)
                 return connection
             })
-        wal = unsafe open(path + "-wal", O_RDONLY | O_CLOEXEC)
-        guard wal >= 0 else { throw RemfsError(.unavailable, "cannot open the journal of \(label)", cause: "errno \(errno)") }
+        // After the last pragma: that of checkpoints would take its hook away.
+        writer.countFrames()
+        guard let journal = JournalFile(path: path + "-wal", sync: environment.syncFile) else {
+            throw RemfsError.ofSystem("cannot open the journal of \(label)")
+        }
+        self.journal = journal
         newest = Mutex(state.lastVersion)
         self.state = Mutex(state)
         readers = ReaderPool(path: path, label: label)
     }
-
-    deinit { Glibc.close(wal) }
 
     private static func makeRoot(_ state: StoreState) throws(RemfsError) {
         let time = state.now()
@@ -181,9 +183,22 @@ package final class MemoryStore: Sendable {
     // MARK: Durability
 
     /// Blocks until everything committed so far is on the disk: the WAL is synced, and what was moved out of it was synced before.
+    ///
+    /// Once this has failed it fails until all of the journal was written again and synced (`JournalFile`). Not to be called with the
+    /// store's lock held.
     func synchronizeNow() throws(RemfsError) {
-        guard fdatasync(wal) == 0 else {
-            throw RemfsError(.corrupted, "cannot sync the journal of \(path)", cause: "errno \(errno)")
+        let failure = journal.synchronize {
+            // Neither a commit nor a checkpoint moves the journal's frames meanwhile.
+            checkpointer.withLock { _ in state.withLock { journal.rewrite(upTo: $0.writer.committedFrames) } }
+        }
+        guard failure == 0 else {
+            let label = state.withLock { $0.label }
+            throw RemfsError(
+                .corrupted,
+                """
+                the disk did not take what was written to \(label): it may be lost when the machine stops. Look for the disk's errors \
+                in the kernel's log, make room, and sync again
+                """, cause: "the journal of \(path): errno \(failure)")
         }
     }
 
@@ -295,12 +310,14 @@ package final class MemoryStore: Sendable {
     /// - Parameter empties: cuts the journal's file to nothing. One that is kept is written over from its start: at half the cost of
     ///   appending, and an fsync then has no new size to write.
     func checkpoint(empties: Bool = false) throws(RemfsError) {
+        // What a failed sync may have dropped is not to be copied.
+        if journal.hasFailed { try synchronizeNow() }
         let outcome = checkpointer.withLock { connection -> Result<(frames: Int, moved: Int), SQLiteError> in
             do throws(SQLiteError) { return .success(try connection.checkpoint(.passive)) } catch { return .failure(error) }
         }
         switch outcome {
         case .failure(let error):
-            throw RemfsError(error, in: path)
+            throw RemfsError(error, in: state.withLock { $0.label })
         case .success((let frames, _)):
             // Writers that never pause keep the WAL from starting over: above 64 MB a short pass under the lock helps.
             guard empties || frames > 16_000 else {
@@ -346,6 +363,8 @@ struct StoreEnvironment: Sendable {
     /// Whether unlinked files are to be kept though no mount is known to have them open.
     var keepsOrphans: @Sendable () -> Bool
     var logger: Logger
+    /// fdatasync(2), or what a test has in its place.
+    var syncFile: @Sendable (Int32) -> Int32 = { fdatasync($0) }
 }
 
 extension StoreState {

@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import SQLite
 import Testing
@@ -113,6 +114,61 @@ import Threads
             hasFailed = true
             return code
         }
+    }
+
+    // MARK: Syncing
+
+    /// The kernel tells of lost pages once. So do we not: until the journal was written again and synced, nothing is said to be durable.
+    @Test func aFailedSyncIsNotForgotten() throws {
+        try TestStore.with { test in
+            _ = try test.create("/a.md", "one")
+            test.syncFailure.withLock { $0 = EIO }
+            for path in ["/b.md", "/c.md"] {
+                #expect(RemfsError.code { _ = try test.create(path, "two") } == .corrupted)
+                #expect(RemfsError.code { try test.store.checkpoint() } == .corrupted)
+            }
+            // As if the page had left memory and come back from the disk without what was written to it.
+            let journal = test.store.path + "-wal"
+            let whole = try #require(FileManager.default.contents(atPath: journal))
+            try overwrite(journal, at: whole.count - 100, with: [UInt8](repeating: 0, count: 100))
+            test.syncFailure.withLock { $0 = 0 }
+            for _ in 0..<2 { #expect(RemfsError.code { try test.store.synchronizeNow() } == .corrupted) }
+            #expect(RemfsError.code { try test.store.checkpoint(empties: true) } == .corrupted)
+
+            try overwrite(journal, at: 0, with: Array(whole))
+            try test.store.synchronizeNow()
+            #expect(FileManager.default.contents(atPath: journal) == whole)
+            try test.store.checkpoint(empties: true)
+            _ = try test.create("/d.md", "three")
+            try test.reopen()
+            #expect(try test.store.memories(under: "/", depth: 0, after: nil, limit: 10).count == 4)
+            Invariants.expect(test.store)
+        }
+    }
+
+    /// Calls that come while a sync runs hear of its failure as well, whoever the kernel told.
+    @Test func aFailedSyncIsToldToAll() throws {
+        try TestStore.with { test in
+            _ = try test.create("/a.md", "one")
+            test.syncFailure.withLock { $0 = EIO }
+            let store = test.store
+            let succeeded = Mutex(0)
+            let threads = (0..<8).map { _ in
+                Thread("sync") {
+                    for _ in 0..<20 { if (try? store.synchronizeNow()) != nil { succeeded.withLock { $0 += 1 } } }
+                }
+            }
+            for thread in threads { thread.join() }
+            #expect(succeeded.withLock { $0 } == 0)
+            test.syncFailure.withLock { $0 = 0 }
+            try store.synchronizeNow()
+        }
+    }
+
+    private func overwrite(_ path: String, at offset: Int, with bytes: [UInt8]) throws {
+        let file = open(path, O_WRONLY | O_CLOEXEC)
+        defer { close(file) }
+        guard pwrite(file, bytes, bytes.count, off_t(offset)) == bytes.count else { throw Failure("cannot write \(path): errno \(errno)") }
     }
 
     // MARK: Reading

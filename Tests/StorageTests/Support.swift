@@ -87,6 +87,9 @@ final class TestStore {
     private let policy: Policy
     private var copies = 0
 
+    /// The errno with which the next sync of a journal fails; 0: it succeeds. Of this store alone.
+    let syncFailure = Mutex<Int32>(0)
+
     static let environment = StoreEnvironment(
         willBlock: {}, schedule: { _, _ in }, synchronize: { store, done in done(nil) }, keepsOrphans: { false },
         logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
@@ -95,7 +98,16 @@ final class TestStore {
         self.directory = directory
         self.policy = policy
         id = StoreID(bits: 0x0123_4567_89ab_cdef_0011_2233_4455_6677)
-        store = try Self.open(directory + "/store.sqlite", id, policy, isNew: true)
+        var environment = Self.environment
+        environment.syncFile = { [syncFailure] file in
+            let failure = syncFailure.withLock { $0 }
+            guard failure != 0 else { return fdatasync(file) }
+            errno = failure
+            return -1
+        }
+        store = try MemoryStore(
+            id: id, name: "test", path: directory + "/store.sqlite", policy: policy, isArchived: false, isNew: true,
+            environment: environment)
     }
 
     private static func open(_ path: String, _ id: StoreID, _ policy: Policy, isNew: Bool) throws -> MemoryStore {
