@@ -27,6 +27,10 @@ final class Save {
     /// Its content is part of the next save's version: no version of its own.
     var isSuperseded = false
     var extents: [Extent] = []
+    /// Hashes of those of them that become chunks as they are, known before it is sealed.
+    var digests: [Int64: Digest] = [:]
+    /// All of them are known.
+    var isPrepared = false
     /// How many bytes of its extents are in memory.
     var residentBytes = 0
     /// Size and time of the file when this save ended.
