@@ -374,6 +374,7 @@ extension RemfsError {
         case ENOSPC, EDQUOT: return RemfsError(.noSpace, "\(message): \(why)", cause: "errno \(code)")
         case EBUSY: return RemfsError(.busy, "\(message): \(why)", cause: "errno \(code)")
         case EINVAL: return RemfsError(.invalidArgument, "\(message): \(why)", cause: "errno \(code)")
+        case EMFILE, ENFILE: return RemfsError(.unavailable, "\(message): \(noDescriptors)", cause: "errno \(code)")
         case ENOTDIR: return RemfsError(.notADirectory, "\(message): \(why)", cause: "errno \(code)")
         default: return RemfsError(.unavailable, "\(message): \(why)", cause: "errno \(code)")
         }
