@@ -37,8 +37,9 @@ internal import CSQLite
             path, &opened, access | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, isPrivate ? system : nil)
         guard code == SQLITE_OK, let handle = unsafe opened else {
             let message = unsafe opened.map { unsafe String(cString: sqlite3_errmsg($0)) } ?? "out of memory"
+            let systemError = unsafe opened.map { unsafe sqlite3_system_errno($0) } ?? 0
             unsafe sqlite3_close_v2(opened)
-            throw SQLiteError(code: code, message: message)
+            throw SQLiteError(code: code, message: message, systemError: systemError)
         }
         unsafe self.handle = handle
         self.path = path
@@ -134,7 +135,8 @@ internal import CSQLite
     }
 
     func error(_ code: Int32, _ sql: String?) -> SQLiteError {
-        SQLiteError(code: code, message: unsafe String(cString: sqlite3_errmsg(handle)), sql: sql)
+        let systemError = code & 0xff == SQLITE_CANTOPEN ? unsafe sqlite3_system_errno(handle) : 0
+        return SQLiteError(code: code, message: unsafe String(cString: sqlite3_errmsg(handle)), sql: sql, systemError: systemError)
     }
 
     /// The version of the library that is loaded, such as 3040001.

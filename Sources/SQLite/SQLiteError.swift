@@ -6,8 +6,11 @@ package struct SQLiteError: Error, Sendable, CustomStringConvertible {
     package let code: Int32
     package let message: String
     package let sql: String?
+    /// The errno of the system call that failed, where SQLite knows of one; else 0.
+    package let systemError: Int32
 
-    package init(code: Int32, message: String, sql: String? = nil) {
+    package init(code: Int32, message: String, sql: String? = nil, systemError: Int32 = 0) {
+        self.systemError = systemError
         self.code = code
         self.message = message
         self.sql = sql

@@ -1,3 +1,4 @@
+import Glibc
 import SQLite
 
 /// The tables of a store's file and of the catalog, as numbered migrations. `Schema.md` says what each column means.
@@ -181,18 +182,26 @@ extension RemfsError {
     /// Nothing is wrong but that nothing can be written now.
     var isOfFullDisk: Bool { code == .noSpace || code == .readOnly }
 
+    static let noDescriptors = "the daemon has no file descriptors left; raise LimitNOFILE in its unit, or end some mounts"
+
     /// The seam where SQLite's errors become ours. `name` is what the file holds: `store "team-notes"`.
     init(_ error: SQLiteError, in name: String) {
         let cause = error.description
         switch error.kind {
         case .full: self.init(.noSpace, "the disk is full, so \(name) cannot be written", cause: cause)
-        case .io: self.init(.corrupted, "cannot read or write \(name): the disk answered an error", cause: cause)
+        case .io:
+            self.init(
+                .corrupted,
+                "cannot read or write \(name): the disk answered an error; see the kernel's log, and move the state directory to a sound disk",
+                cause: cause)
         case .corrupted:
             self.init(.corrupted, "\(name) is damaged: run remfs doctor, or restore a backup", cause: cause)
         case .notADatabase:
             self.init(.corrupted, "\(name) is not a SQLite file: move it away, or restore a backup", cause: cause)
         case .busy: self.init(.busy, "\(name) is held by another process", cause: cause)
         case .readOnly: self.init(.readOnly, "\(name) is on a read-only disk or may not be written by this user", cause: cause)
+        case .cannotOpen where error.systemError == EMFILE || error.systemError == ENFILE:
+            self.init(.unavailable, "cannot open the file of \(name): \(Self.noDescriptors)", cause: cause)
         case .cannotOpen: self.init(.unavailable, "cannot open the file of \(name)", cause: cause)
         case .memory: self.init(.unavailable, "out of memory in \(name)", cause: cause)
         case .constraint, .interrupted, .other: self.init(.internal, "a statement failed in \(name)", cause: cause)

@@ -5,6 +5,7 @@ import SQLite
 extension StoreState {
     /// - Parameter keepingOrphans: unlinked files may still be open somewhere.
     func load(keepingOrphans: Bool) throws(RemfsError) {
+        try requireOwnFile()
         try loadLedger()
         var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
         try query { () throws(SQLiteError) in try loadInodes(&orphaned) }
@@ -24,6 +25,18 @@ extension StoreState {
             guard error.isOfFullDisk else { throw error }
         }
         openSaves = []
+    }
+
+    /// A file that was copied over another store's is not to be written to as that.
+    private func requireOwnFile() throws(RemfsError) {
+        let owner = try query { () throws(SQLiteError) in
+            let row = try writer.prepare("SELECT value FROM property WHERE name = 'store'")
+            defer { row.reset() }
+            return try row.step() ? row.text(0) : nil
+        }
+        guard let owner, owner != id.description else { return }
+        throw RemfsError(
+            .corrupted, "the file of \(label) holds another store, \(owner): put its own file back, or a backup that was taken of it")
     }
 
     private func loadInodes(_ orphaned: inout [(inode: Inode, head: MemoryHead?, author: Author?)]) throws(SQLiteError) {

@@ -116,6 +116,18 @@ import Threads
         }
     }
 
+    // MARK: Words
+
+    @Test func anErrorSaysWhatToDo() {
+        let full = SQLiteError(code: 14, message: "unable to open database file", systemError: EMFILE)
+        let error = RemfsError(full, in: "store \"notes\"")
+        #expect(error.code == .unavailable && error.message.contains("LimitNOFILE"), "\(error)")
+        errno = ENFILE
+        #expect(RemfsError.ofSystem("cannot open /x").message.contains("LimitNOFILE"))
+        let broken = RemfsError(SQLiteError(code: 10, message: "disk I/O error"), in: "store \"notes\"")
+        #expect(broken.code == .corrupted && broken.message.contains("the kernel's log"), "\(broken)")
+    }
+
     // MARK: Syncing
 
     /// The kernel tells of lost pages once. So do we not: until the journal was written again and synced, nothing is said to be durable.

@@ -40,6 +40,7 @@ import Threads
         ("text", .corrupted, "not a SQLite file"), ("newer", .unsupported, "schema 99"),
         ("other application", .corrupted, "not one of remfs"),
         ("missing", .corrupted, "missing"), ("directory", .unavailable, "cannot open"),
+        ("another store's", .corrupted, "holds another store"),
     ])
     func aBadFileIsSaidToBeOne(_ damage: String, _ code: RemfsError.Code, _ word: String) throws {
         try TemporaryDirectory.with { directory in
@@ -80,6 +81,9 @@ import Threads
         case "emptied": truncate(path, 0)
         case "text": try Data(String(repeating: "no database. ", count: 400).utf8).write(to: URL(fileURLWithPath: path))
         case "newer": try Connection(path: path, mode: .readWrite).execute("PRAGMA user_version = 99")
+        case "another store's":
+            try Connection(path: path, mode: .readWrite).execute(
+                "UPDATE property SET value = '\(StoreID.random())' WHERE name = 'store'; PRAGMA wal_checkpoint(TRUNCATE)")
         case "other application": try Connection(path: path, mode: .readWrite).execute("PRAGMA application_id = 7")
         case "missing": unlink(path)
         default:
