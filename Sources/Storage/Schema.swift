@@ -182,7 +182,7 @@ extension RemfsError {
     /// Nothing is wrong but that nothing can be written now.
     var isOfFullDisk: Bool { code == .noSpace || code == .readOnly }
 
-    static let noDescriptors = "the daemon has no file descriptors left; raise LimitNOFILE in its unit, or end some mounts"
+    static let noDescriptors = "no file descriptors are left; raise their limit (LimitNOFILE in the daemon's unit), or end some mounts"
 
     /// The seam where SQLite's errors become ours. `name` is what the file holds: `store "team-notes"`.
     init(_ error: SQLiteError, in name: String) {

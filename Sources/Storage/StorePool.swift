@@ -99,11 +99,13 @@ package final class StorePool: Sendable {
     private static func lock(_ directory: String) throws(RemfsError) -> Int32 {
         let file = unsafe open(directory + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard file >= 0 else { throw RemfsError.ofSystem("cannot make \(directory)/lock") }
-        guard flock(file, LOCK_EX | LOCK_NB) == 0 else {
-            Glibc.close(file)
-            throw RemfsError(.busy, "the state directory \(directory) is in use by another remfs daemon")
+        // One that was killed a moment ago may take a while to be gone.
+        for _ in 0..<300 {
+            if flock(file, LOCK_EX | LOCK_NB) == 0 { return file }
+            usleep(10_000)
         }
-        return file
+        Glibc.close(file)
+        throw RemfsError(.busy, "the state directory \(directory) is in use by another remfs daemon")
     }
 
     /// Files without a row: a store that was being made or deleted when the daemon died. Kept aside, never deleted.
