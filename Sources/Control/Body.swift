@@ -10,8 +10,9 @@ package struct Body: Sendable {
 
     /// Parses a whole request body.
     package init(parsing bytes: some Collection<UInt8>) throws(RemfsError) {
-        guard let value = JSONValue(parsing: bytes) else { throw RemfsError(.invalidArgument, "request body is not valid JSON") }
-        guard case .object(let fields) = value else { throw RemfsError(.invalidArgument, "request body must be a JSON object") }
+        guard case .object(let fields) = try JSONValue(parsing: bytes) else {
+            throw RemfsError(.invalidArgument, "request body must be a JSON object")
+        }
         self.fields = fields
         self.prefix = ""
     }
@@ -107,7 +108,7 @@ package struct Body: Sendable {
     }
 
     /// A client's key in a message: cut, since it may be as long as the body.
-    private static func quoted(_ text: String) -> String {
+    static func quoted(_ text: String) -> String {
         let head = text.unicodeScalars.prefix(64)
         return head.endIndex == text.unicodeScalars.endIndex ? text : String(String.UnicodeScalarView(head)) + "..."
     }

@@ -1,5 +1,6 @@
 import AsyncHTTPClient
 package import Foundation
+import Glibc
 import NIOCore
 import NIOHTTP1
 package import Storage
@@ -49,6 +50,7 @@ package struct ControlClient: Sendable {
         _ method: Method, _ path: String, query: [(String, String?)] = [], body: (any Encodable & Sendable)? = nil,
         to sink: (Data) throws(RemfsError) -> Void
     ) async throws(RemfsError) {
+        try ControlSocket(path: socket).checkLength()
         do {
             let response = try await Self.http.execute(try request(method, path, query, body), deadline: .distantFuture)
             guard (200..<300).contains(response.status.code) else {
@@ -61,7 +63,26 @@ package struct ControlClient: Sendable {
         } catch is CancellationError {
             throw RemfsError(.unavailable, "interrupted")
         } catch {
-            throw RemfsError(.unavailable, "no daemon answers at \(socket); start one with `remfs serve`", cause: String(describing: error))
+            throw Self.unanswered(error, socket)
+        }
+    }
+
+    /// Why there was no answer, or no whole one.
+    static func unanswered(_ error: any Error, _ socket: String) -> RemfsError {
+        let cause = String(describing: error)
+        switch (error as? IOError)?.errnoCode {
+        case ENOENT, ENOTDIR, ECONNREFUSED:
+            return RemfsError(.unavailable, "no daemon answers at \(socket); start one with `remfs serve`", cause: cause)
+        case EACCES, EPERM:
+            return RemfsError(
+                .notPermitted,
+                "user \(geteuid()) may not use the socket \(socket), only root, the daemon's user and members of its socket_group",
+                cause: cause)
+        case ECONNRESET, EPIPE, nil:
+            return (error as? HTTPClientError) == .connectTimeout
+                ? RemfsError(.unavailable, "the daemon at \(socket) does not answer", cause: cause)
+                : RemfsError(.unavailable, "the daemon at \(socket) broke off before it had answered", cause: cause)
+        case let code?: return RemfsError.ofSystem("the daemon at \(socket) cannot be reached", code)
         }
     }
 

@@ -1,4 +1,5 @@
 package import Foundation
+import HTTPTypes
 package import Hummingbird
 package import NIOCore
 package import Storage
@@ -53,11 +54,29 @@ extension Request {
 
     /// The body, read to its end and parsed. A result, since the contract wants to know first whether what the path names exists.
     func collectFields() async throws -> Result<Body, RemfsError> {
-        let bytes = try await body.collect(upTo: ControlContext.maximumBody)
+        let bytes = try await collectBytes()
         do throws(RemfsError) {
             return .success(try Body(parsing: bytes.readableBytesView))
         } catch {
             return .failure(error)
+        }
+    }
+
+    /// What goes wrong here is the client's doing: it sends too much, or no HTTP, or has gone.
+    private func collectBytes() async throws -> ByteBuffer {
+        let tooLarge = RemfsError(.bodyTooLarge, "request body is over \(ControlContext.maximumBody) bytes")
+        // A client that waits for leave to send gets its refusal instead. (Others are sending, and some hear nothing until they have.)
+        if headers[.expect] != nil, let length = headers[.contentLength].flatMap({ Int($0) }), length > ControlContext.maximumBody {
+            throw tooLarge
+        }
+        do {
+            return try await body.collect(upTo: ControlContext.maximumBody)
+        } catch is NIOTooManyBytesError {
+            throw tooLarge
+        } catch let error as CancellationError {
+            throw error
+        } catch {
+            throw RemfsError(.invalidArgument, "request body is cut off or malformed", cause: String(describing: error))
         }
     }
 }

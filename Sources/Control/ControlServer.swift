@@ -57,7 +57,9 @@ package struct ControlServer: Service {
         let (onReady, path) = (onReady, socket.path)
         let application = Application(
             responder: responder,
-            server: .http1(configuration: .init(idleTimeout: TimeAmount(configuration.idleTimeout))),
+            server: .http1(
+                configuration: .init(
+                    additionalChannelHandlers: [HTTPMannersInstaller()], idleTimeout: TimeAmount(configuration.idleTimeout))),
             configuration: .init(address: .unixDomainSocket(path: path)),
             onServerRunning: { _ in
                 do throws(RemfsError) {
@@ -73,7 +75,7 @@ package struct ControlServer: Service {
                 do {
                     try await application.run()
                 } catch let error as IOError {
-                    throw Directory.refusal(error.errnoCode, "socket \(path) cannot be bound")
+                    throw RemfsError.ofSystem("socket \(path) cannot be bound", error.errnoCode)
                 }
             }
             group.addTask {

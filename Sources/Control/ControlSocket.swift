@@ -22,13 +22,11 @@ package struct ControlSocket: Sendable {
     /// Makes the directory if there is none, and removes a socket that nobody answers. Anything else at the path is `busy`.
     package func prepare() throws(RemfsError) {
         guard path.utf8.first == UInt8(ascii: "/") else { throw RemfsError(.invalidArgument, "socket \(path) is not an absolute path") }
-        guard path.utf8.count < Self.maximumPathBytes else {
-            throw RemfsError(.invalidArgument, "socket \(path) is over \(Self.maximumPathBytes - 1) bytes")
-        }
+        try checkLength()
         if try Directory.make(directory, mode: 0o750) { try own(directory) }
         var status = stat()
         guard unsafe lstat(path, &status) == 0 else {
-            guard errno == ENOENT else { throw RemfsError(.internal, "socket \(path) cannot be examined", cause: "errno \(errno)") }
+            guard errno == ENOENT else { throw RemfsError.ofSystem("socket \(path) cannot be examined") }
             return
         }
         guard status.st_mode & S_IFMT == S_IFSOCK else {
@@ -36,7 +34,7 @@ package struct ControlSocket: Sendable {
         }
         guard try !isAnswered() else { throw RemfsError(.busy, "socket \(path) is in use by another daemon") }
         guard unsafe unlink(path) == 0 || errno == ENOENT else {
-            throw RemfsError(.notPermitted, "the left-over socket \(path) cannot be removed", cause: "errno \(errno)")
+            throw RemfsError.ofSystem("the left-over socket \(path) cannot be removed")
         }
     }
 
@@ -44,23 +42,29 @@ package struct ControlSocket: Sendable {
     package func open() throws(RemfsError) {
         try own(path)
         guard unsafe chmod(path, 0o660) == 0 else {
-            throw RemfsError(.notPermitted, "socket \(path) cannot be opened to its group", cause: "errno \(errno)")
+            throw RemfsError.ofSystem("socket \(path) cannot be opened to its group")
         }
     }
 
     private func own(_ path: String) throws(RemfsError) {
         guard owner != nil || group != nil else { return }
         guard unsafe chown(path, owner ?? UInt32.max, group ?? UInt32.max) == 0 else {
-            throw RemfsError(.notPermitted, "\(path) cannot be given to its owner and group", cause: "errno \(errno)")
+            throw RemfsError.ofSystem("\(path) cannot be given to its owner and group")
         }
     }
 
-    /// Bytes of `sun_path`, of which the last is NUL.
-    private static let maximumPathBytes = MemoryLayout.size(ofValue: sockaddr_un().sun_path)
+    /// The system has room for 107 bytes, NIO for as many as every system has.
+    private static let maximumPathBytes = 103
+
+    func checkLength() throws(RemfsError) {
+        guard path.utf8.count <= Self.maximumPathBytes else {
+            throw RemfsError(.invalidArgument, "socket \(path) is over \(Self.maximumPathBytes) bytes long")
+        }
+    }
 
     private func isAnswered() throws(RemfsError) -> Bool {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0)
-        guard descriptor >= 0 else { throw RemfsError(.internal, "no socket could be made", cause: "errno \(errno)") }
+        guard descriptor >= 0 else { throw RemfsError.ofSystem("no socket can be made") }
         defer { close(descriptor) }
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
@@ -92,22 +96,10 @@ package enum Directory {
         if let end = path.lastIndex(of: "/"), end != path.startIndex { try make(String(path[..<end]), mode: 0o755) }
         guard unsafe mkdir(path, mode) == 0 else {
             if errno == EEXIST { return false }
-            throw refusal(errno, "\(path) cannot be made")
+            throw RemfsError.ofSystem("\(path) cannot be made")
         }
         // mkdir's mode passes through the umask.
-        guard unsafe chmod(path, mode) == 0 else { throw refusal(errno, "\(path) cannot be made") }
+        guard unsafe chmod(path, mode) == 0 else { throw RemfsError.ofSystem("\(path) cannot be made") }
         return true
-    }
-
-    /// An errno of a directory as our error.
-    package static func refusal(_ code: Int32, _ what: String) -> RemfsError {
-        switch code {
-        case EROFS: RemfsError(.readOnly, "\(what): the file system is read-only")
-        case EACCES, EPERM: RemfsError(.notPermitted, "\(what): permission denied")
-        case ENOSPC, EDQUOT: RemfsError(.noSpace, "\(what): no space left")
-        case ENOENT: RemfsError(.notFound, "\(what): no such directory")
-        case ENOTDIR: RemfsError(.notADirectory, "\(what): a part of the path is not a directory")
-        default: RemfsError(.internal, what, cause: "errno \(code)")
-        }
     }
 }

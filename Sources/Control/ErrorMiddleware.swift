@@ -67,8 +67,6 @@ private struct Failure {
             self.init(error)
         case let error as HTTPError where error.status == .notFound:
             self.init(RemfsError(.notFound, "no route \(request.method.rawValue) \(request.uri.path.prefix(200))"))
-        case is NIOTooManyBytesError:
-            self.init(RemfsError(.bodyTooLarge, "request body is over \(ControlContext.maximumBody) bytes"))
         case let error as HTTPError:
             self.init(error)
         case is CancellationError:
@@ -80,10 +78,14 @@ private struct Failure {
 
     /// The framework's own refusals, and our 405.
     private init(_ error: HTTPError) {
+        let code: RemfsError.Code =
+            error.status == .methodNotAllowed ? .unsupported : error.status.kind == .clientError ? .invalidArgument : .internal
         status = error.status
-        type = error.status.kind == .clientError ? "invalid_request_error" : "api_error"
+        type = code.seenAs.type
         message = error.body ?? error.status.reasonPhrase
+        self.code = code
         headers = error.headers
+        headers[.remfsError] = code.rawValue
     }
 
     private init(_ error: RemfsError) {

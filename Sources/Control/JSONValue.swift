@@ -1,3 +1,5 @@
+package import Storage
+
 /// A JSON value as a client sent it.
 package enum JSONValue: Sendable, Equatable {
     case null
@@ -9,12 +11,15 @@ package enum JSONValue: Sendable, Equatable {
     case array([JSONValue])
     case object([String: JSONValue])
 
-    /// Nil for what is not exactly one value of RFC 8259 in UTF-8, or nests deeper than 64. Of equal keys the last counts.
+    /// Refuses what is not exactly one value of RFC 8259 in UTF-8, nests deeper than 64, or has a key twice in one object.
     ///
     /// Ours, because Foundation's decoder takes commas at the end of objects and arrays, and a body that is wrong must be refused.
-    package init?(parsing bytes: some Collection<UInt8>) {
+    package init(parsing bytes: some Collection<UInt8>) throws(RemfsError) {
         var parser = JSONParser(bytes: Array(bytes))
-        guard let value = parser.document() else { return nil }
+        guard let value = parser.document() else {
+            let fault = parser.repeatedKey.map { "has the key \(Body.quoted($0)) twice" } ?? "is not valid JSON"
+            throw RemfsError(.invalidArgument, "request body \(fault)")
+        }
         self = value
     }
 }
@@ -25,6 +30,8 @@ private struct JSONParser {
     var place = 0
     /// Containers that may still be entered: our routes need four, and the stack is finite.
     var depth = 64
+    /// What an object has twice, if that is why there is no value: who reads the one and who reads the other would disagree.
+    var repeatedKey: String?
 
     mutating func document() -> JSONValue? {
         guard let value = value() else { return nil }
@@ -53,7 +60,10 @@ private struct JSONParser {
             repeat {
                 skipBlanks()
                 guard let key = string(), mark(":"), let value = value() else { return nil }
-                fields[key] = value
+                guard fields.updateValue(value, forKey: key) == nil else {
+                    repeatedKey = key
+                    return nil
+                }
             } while mark(",")
             guard mark("}") else { return nil }
         }

@@ -2,7 +2,7 @@ import Foundation
 import Glibc
 import Hummingbird
 import NIOCore
-import Storage
+package import Storage
 
 /// The process at the other end of a Unix socket, as the kernel names it (SO_PEERCRED).
 package struct Peer: Sendable, Hashable {
@@ -33,7 +33,13 @@ package struct Peer: Sendable, Hashable {
         guard channel.localAddress?.protocol == .unix, let options = channel as? any SocketOptionProvider else { return nil }
         let option: EventLoopFuture<Credentials> = options.unsafeGetSocketOption(
             level: SocketOptionLevel(SOL_SOCKET), name: SocketOptionName(SO_PEERCRED))
-        let credentials = try await option.get()
+        let credentials: Credentials
+        do {
+            credentials = try await option.get()
+        } catch {
+            // It has gone.
+            throw RemfsError(.unauthenticated, "the caller cannot be told", cause: String(describing: error))
+        }
         return Peer(uid: credentials.uid, gid: credentials.gid, processID: credentials.pid)
     }
 }
@@ -63,19 +69,25 @@ struct PeerMiddleware: RouterMiddleware {
         guard let group else { return false }
         if peer.gid == group { return true }
         // The user database may be on a network, so it is asked on a thread that may wait.
-        return try await stores.run { UserDatabase.isMember(peer.uid, of: group) }
+        return try await stores.run { () throws(RemfsError) in try UserDatabase.isMember(peer.uid, of: group) }
     }
 }
 
 /// Names and memberships, from NSS. Blocks.
 package enum UserDatabase {
-    package static func isMember(_ uid: UInt32, of group: UInt32) -> Bool {
+    /// Throws where the database cannot be asked, such as for want of a descriptor: that is no "no".
+    package static func isMember(_ uid: UInt32, of group: UInt32) throws(RemfsError) -> Bool {
         var record = unsafe passwd()
         var found: UnsafeMutablePointer<passwd>?
         // The record points into the buffer, which therefore has to stay where it is until the groups are read.
         let buffer = UnsafeMutableBufferPointer<CChar>.allocate(capacity: 16 << 10)
         defer { unsafe buffer.deallocate() }
-        guard unsafe getpwuid_r(uid, &record, buffer.baseAddress!, buffer.count, &found) == 0, unsafe found != nil else { return false }
+        let code = unsafe getpwuid_r(uid, &record, buffer.baseAddress!, buffer.count, &found)
+        // That an unknown user has no entry some databases say in these words.
+        guard [0, ENOENT, ESRCH, EBADF, EPERM].contains(code) else {
+            throw RemfsError(.unavailable, "the groups of user \(uid) cannot be read", cause: "errno \(code)")
+        }
+        guard unsafe found != nil else { return false }
         var groups = [gid_t](repeating: 0, count: 1_024)
         var count = Int32(groups.count)
         guard let name = unsafe record.pw_name, unsafe getgrouplist(name, record.pw_gid, &groups, &count) >= 0 else { return false }

@@ -19,18 +19,34 @@ struct Routes {
     }
 
     func responder() -> RouterResponder<ControlContext> {
-        let all: [HTTPRequest.Method] = [.get, .post, .put, .patch, .delete, .options]
-        for (path, known) in methods {
-            let allowed = known.map(\.rawValue).sorted().joined(separator: ", ")
-            for method in all where !known.contains(method) {
-                router.on(RouterPath(path), method: method) { request, _ -> Response in
-                    throw HTTPError(
-                        .methodNotAllowed, headers: [.allow: allowed],
-                        message: "\(request.uri.path) does not take \(request.method.rawValue), only \(allowed)")
-                }
-            }
-        }
+        // A middleware acts on what is added after it: here on nothing but the answer to what no route takes.
+        router.add(middleware: KnownPaths(methods))
         return router.buildResponder()
+    }
+}
+
+/// Tells a method that a path does not take from a path that is not known.
+private struct KnownPaths: RouterMiddleware {
+    typealias Context = ControlContext
+
+    private let routes: [(segments: [Substring], methods: String)]
+
+    init(_ methods: [String: Set<HTTPRequest.Method>]) {
+        routes = methods.map { path, known in
+            let all = known.contains(.get) ? known.union([.head]) : known
+            return (path.split(separator: "/"), all.map(\.rawValue).sorted().joined(separator: ", "))
+        }
+    }
+
+    func handle(_ request: Request, context: Context, next: (Request, Context) async throws -> Response) async throws -> Response {
+        let asked = request.uri.path.split(separator: "/")
+        let route = routes.first { route in
+            route.segments.count == asked.count && zip(route.segments, asked).allSatisfy { $0.first == ":" || $0 == $1 }
+        }
+        guard let route else { return try await next(request, context) }
+        throw HTTPError(
+            .methodNotAllowed, headers: [.allow: route.methods],
+            message: "\(request.uri.path.prefix(200)) does not take \(request.method.rawValue), only \(route.methods)")
     }
 }
 

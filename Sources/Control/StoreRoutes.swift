@@ -29,7 +29,10 @@ struct StoreRoutes: Sendable {
         let page = try PageRequest(query)
         // An addition of ours: the stores of one name, for `remfs`'s "an ID, or a name that only one store has".
         if let name = query.string("name") {
-            let named = try await stores.run { () throws(RemfsError) in try stores.catalog.stores(named: name) }
+            let archived = try query.boolean("include_archived")
+            let named = try await stores.run { () throws(RemfsError) in
+                try stores.catalog.stores(named: name, includeArchived: archived)
+            }
             return Wire.Page(data: named.map { Wire.Store($0) }, nextPage: nil)
         }
         var filter = StoreFilter()
@@ -166,14 +169,15 @@ private final class BackupFile: Sendable {
 }
 
 extension Policy {
-    /// Applies a patch: what is absent or null stays. Zero takes the limit off `max_bytes` and `retention_days`.
+    /// Applies a patch: what is absent or null stays. Zero takes the limit off `max_bytes` and `retention_days`; the other two have to be
+    /// there, and with zero nothing could be written.
     package mutating func apply(_ body: Body) throws(RemfsError) {
         try body.allow(
             "access", "contract", "max_bytes_per_memory", "max_memories", "max_bytes", "unversioned", "secrets", "retention_days")
         if let value = try body.choice("access", of: [Access.readWrite, .readOnly]) { access = value }
         if let value = try body.boolean("contract") { contract = value }
-        if let value = try body.integer("max_bytes_per_memory", in: 0...Int64.max) { maxBytesPerMemory = value }
-        if let value = try body.integer("max_memories", in: 0...Int64.max) { maxMemories = value }
+        if let value = try body.integer("max_bytes_per_memory", in: 1...Int64.max) { maxBytesPerMemory = value }
+        if let value = try body.integer("max_memories", in: 1...Int64.max) { maxMemories = value }
         if let value = try body.integer("max_bytes", in: 0...Int64.max) { maxBytes = value == 0 ? nil : value }
         if let value = try body.strings("unversioned") {
             guard value.count <= 100, value.allSatisfy({ !$0.isEmpty && $0.utf8.count <= 1_024 && !$0.utf8.contains(0) }) else {

@@ -58,6 +58,11 @@ final class CloseWatcher: Sendable {
         }
     }
 
+    /// Closes that follow each other more closely are a burst: a loop of the shell is slower, a program that creates files is not.
+    private static let burstPace: Duration = .microseconds(500)
+    /// In us.
+    private static let burstPause: UInt32 = 3_000
+
     private func run() {
         var last = ContinuousClock.now
         var streak = 0
@@ -66,8 +71,8 @@ final class CloseWatcher: Sendable {
             // In a burst, some milliseconds' closes are taken at once: whoever needs one sooner takes it in (`takeClosed`), and each time
             // here holds up a request that needs the same locks. The first few are taken at once: while one waits, `umount` finds the
             // mount busy, and a lease finds the file open.
-            streak = ContinuousClock.now - last < .milliseconds(2) ? streak + 1 : 0
-            if streak > 3 { usleep(5_000) }
+            streak = ContinuousClock.now - last < Self.burstPace ? streak + 1 : 0
+            if streak > 3 { usleep(Self.burstPause) }
             last = .now
             let told = state.withLock { state -> [@Sendable () -> Void]? in
                 if state.isStopping { return nil }

@@ -1,6 +1,7 @@
 import Foundation
 import Fuse
 import Storage
+import Threads
 
 /// What a successor has to know of a mount in order to go on with it. It stands, as JSON, in memory that the holder keeps.
 struct KeptMount: Codable {
@@ -20,6 +21,9 @@ struct KeptMount: Codable {
     var mountFlags: UInt
     /// nil until the kernel has been greeted: before that nobody can have opened anything.
     var handshake: Handshake?
+    /// By memory, the newest version that this mount has shown or written. Only from a daemon that handed over: after a crash it is as if
+    /// the mount had shown nothing.
+    var seen: [Int64: Int64]
 
     struct Handshake: Codable {
         var request: [UInt8]
@@ -27,7 +31,8 @@ struct KeptMount: Codable {
         var wanted: UInt32
     }
 
-    init(_ entry: MountTable.Entry, _ handshake: FuseConnection.Handshake?) {
+    init(_ entry: MountTable.Entry, seen: [Int64: Int64] = [:]) {
+        self.seen = seen
         id = entry.id
         store = entry.store
         directory = entry.directory
@@ -37,7 +42,7 @@ struct KeptMount: Codable {
         device = entry.mountpoint.number
         usesHelper = entry.mountpoint.usesHelper
         mountFlags = entry.mountpoint.flags
-        self.handshake = handshake.map { Handshake(request: $0.request, reply: $0.reply, wanted: $0.wanted) }
+        handshake = entry.state.withLock { $0.handshake }.map { Handshake(request: $0.request, reply: $0.reply, wanted: $0.wanted) }
     }
 
     /// nil: nothing, or nothing that this remfs understands.

@@ -9,6 +9,7 @@ extension MemoryFilesystem {
 
     func open(_ node: NodeID, flags: Int32, _ context: FuseContext) throws(FuseErrno) {
         guard flags & O_ACCMODE != O_RDONLY else { return }
+        try requireStored(node)
         if origin.isReadOnly.load(ordering: .acquiring) { throw FuseErrno(EROFS) }
         try answer { () throws(RemfsError) in try store.closed(number(node), through: origin, if: { writers.open(node) }) }
     }
@@ -49,6 +50,7 @@ extension MemoryFilesystem {
     func write(
         _ bytes: UnsafeRawBufferPointer, to node: NodeID, offset: Int64, _ flags: FuseWriteFlags, _ context: FuseContext
     ) throws(FuseErrno) -> Int {
+        try requireStored(node)
         // Through the page cache uid and pid are of whoever flushed it: the writer has no name.
         var context = context
         if flags.fromPageCache { context.pid = 0 }
@@ -92,6 +94,7 @@ extension MemoryFilesystem {
     // MARK: Space
 
     func allocate(_ node: NodeID, mode: Int32, offset: Int64, length: Int64, _ context: FuseContext) throws(FuseErrno) {
+        try requireStored(node)
         // linux/falloc.h
         let keepSize: Int32 = 0x01
         let punchHole: Int32 = 0x02
@@ -108,6 +111,11 @@ extension MemoryFilesystem {
     func seek(_ node: NodeID, offset: Int64, whence: Int32, _ context: FuseContext) throws(FuseErrno) -> Int64 {
         // SEEK_DATA 3, SEEK_HOLE 4 (unistd.h, behind _GNU_SOURCE)
         guard whence == 3 || whence == 4 else { throw FuseErrno(EINVAL) }
+        if virtual.isVirtual(node) {
+            let size = try virtual.attributes(of: node).attributes.sizeInBytes
+            guard (0..<size).contains(offset) else { throw FuseErrno(ENXIO) }
+            return whence == 3 ? offset : size
+        }
         let place = try answer { () throws(RemfsError) in try store.seek(number(node), from: offset, toHole: whence == 4) }
         guard let place else { throw FuseErrno(ENXIO) }
         return place
@@ -116,6 +124,9 @@ extension MemoryFilesystem {
     func copyRange(
         from source: NodeID, offset: Int64, to destination: NodeID, offset destinationOffset: Int64, length: Int64, _ context: FuseContext
     ) throws(FuseErrno) -> Int {
+        try requireStored(destination)
+        // The kernel then reads and writes instead.
+        if virtual.isVirtual(source) { throw FuseErrno(EXDEV) }
         // A mebibyte at a time, as a write: callers go on where a short answer ends.
         let count = Int(min(length, 1 << 20))
         return try change(context) {

@@ -15,25 +15,36 @@ extension MemoryFilesystem {
         }
     }
 
+    /// Nothing changes below `.remfs`.
+    func requireStored(_ nodes: NodeID...) throws(FuseErrno) { if nodes.contains(where: virtual.isVirtual) { throw FuseErrno(EROFS) } }
+
+    /// Nor does it go.
+    private func requireStored(_ name: FuseName, in parent: NodeID) throws(FuseErrno) {
+        if unsafe virtual.isDirectory(name, in: parent) { throw FuseErrno(EROFS) }
+    }
+
     func forget(_ node: NodeID, count: UInt64) { inodes.forget(node, count) }
 
     func makeNode(
         _ name: FuseName, in parent: NodeID, mode: UInt32, rdev: UInt64, _ context: FuseContext
     ) throws(FuseErrno) -> FuseEntry {
-        try making(context) { (caller) throws(RemfsError) in
+        try requireStored(parent)
+        return try making(context) { (caller) throws(RemfsError) in
             try store.create(NewInode(mode: mode, rdev: rdev), named: unsafe bytes(name), in: number(parent), by: caller)
         }
     }
 
     func makeDirectory(_ name: FuseName, in parent: NodeID, mode: UInt32, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        try making(context) { (caller) throws(RemfsError) in
+        try requireStored(parent)
+        return try making(context) { (caller) throws(RemfsError) in
             try store.create(
                 NewInode(mode: UInt32(S_IFDIR) | (mode & 0o7777)), named: unsafe bytes(name), in: number(parent), by: caller)
         }
     }
 
     func symbolicLink(_ name: FuseName, in parent: NodeID, target: FuseName, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        try making(context) { (caller) throws(RemfsError) in
+        try requireStored(parent)
+        return try making(context) { (caller) throws(RemfsError) in
             try store.create(
                 NewInode(mode: UInt32(S_IFLNK) | 0o777, target: unsafe bytes(target)), named: unsafe bytes(name), in: number(parent),
                 by: caller)
@@ -41,6 +52,7 @@ extension MemoryFilesystem {
     }
 
     func create(_ name: FuseName, in parent: NodeID, mode: UInt32, flags: Int32, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
+        try requireStored(parent)
         // Opened for reading only, no close event will come for it.
         let isOpen = flags & O_ACCMODE != O_RDONLY
         let entry = try making(context) { (caller) throws(RemfsError) in
@@ -54,16 +66,20 @@ extension MemoryFilesystem {
     }
 
     func link(_ node: NodeID, as name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        try making(context) { (caller) throws(RemfsError) in
+        try requireStored(node, parent)
+        return try making(context) { (caller) throws(RemfsError) in
             try store.link(number(node), as: unsafe bytes(name), in: number(parent), by: caller)
         }
     }
 
     func unlink(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) {
+        try requireStored(parent)
         try changing(context) { (caller) throws(RemfsError) in try store.unlink(unsafe bytes(name), in: number(parent), by: caller) }
     }
 
     func removeDirectory(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) {
+        try requireStored(parent)
+        try unsafe requireStored(name, in: parent)
         try changing(context) { (caller) throws(RemfsError) in
             try store.removeDirectory(unsafe bytes(name), in: number(parent), by: caller)
         }
@@ -74,6 +90,8 @@ extension MemoryFilesystem {
     ) throws(FuseErrno) {
         // A whiteout is what overlay file systems leave behind: a device node, which this one does not make by itself.
         guard !flags.contains(.whiteout), !(flags.contains(.noReplace) && flags.contains(.exchange)) else { throw FuseErrno(EINVAL) }
+        try requireStored(parent, newParent)
+        try unsafe requireStored(name, in: parent)
         let rule: RenameRule = flags.contains(.noReplace) ? .noReplace : flags.contains(.exchange) ? .exchange : .replace
         try changing(context) { (caller) throws(RemfsError) in
             try store.rename(

@@ -132,7 +132,7 @@ final class MemoryFilesystem: FuseFilesystem {
         FuseAttributes(
             node: NodeID(inode.number), mode: mountOptions.umask.map { inode.mode & ~($0 & 0o777) } ?? inode.mode, links: inode.links,
             uid: mountOptions.uid ?? inode.uid, gid: mountOptions.gid ?? inode.gid, rdev: inode.rdev, sizeInBytes: inode.sizeInBytes,
-            blocks: (inode.sizeInBytes + 511) / 512, accessed: inode.accessed, modified: inode.modified, changed: inode.changed)
+            blocks: (inode.storedBytes + 511) / 512, accessed: inode.accessed, modified: inode.modified, changed: inode.changed)
     }
 
     /// The reply that makes the kernel know an inode: each is a lookup to be forgotten.

@@ -11,7 +11,7 @@ extension MountTable {
     /// Has the holder keep a mount, from before anybody can use it.
     func keep(_ entry: Entry, _ device: Int32) {
         guard let holder, let memory = entry.memory else { return }
-        save(entry, nil)
+        save(entry)
         holder.keep(FuseHold(name: entry.id.description, device: device, memory: memory.descriptor))
     }
 
@@ -19,16 +19,33 @@ extension MountTable {
     func connectionStarted(_ id: MountID, _ connection: FuseConnection) {
         // While it is being taken over it is not in the table, and nothing is new.
         guard let entry = state.withLock({ $0.entries[id] }) else { return }
-        save(entry, connection.handshake)
+        entry.state.withLock { $0.handshake = connection.handshake }
+        save(entry)
     }
 
-    private func save(_ entry: Entry, _ handshake: FuseConnection.Handshake?) {
+    private func save(_ entry: Entry, seen: [Int64: Int64] = [:]) {
         guard let memory = entry.memory else { return }
         do throws(RemfsError) {
-            let code = memory.write(try KeptMount(entry, handshake).bytes)
+            let code = memory.write(try KeptMount(entry, seen: seen).bytes)
             guard code == 0 else { throw RemfsError(.unavailable, "no memory for it", cause: "errno \(code)") }
         } catch {
             logger.error("a mount will end with this process", metadata: ["directory": "\(entry.directory)", "error": "\(error)"])
+        }
+    }
+
+    /// Leaves all mounts to a successor: nothing is read from now on, and what was read is answered, or will be sent again. This process
+    /// is to exit then, and to close nothing: a descriptor that is closed may end a mount.
+    package func handOver() {
+        state.withLock { $0.isStopping = true }
+        workers.leave()
+        for entry in state.withLock({ Array($0.entries.values) }) {
+            do throws(RemfsError) {
+                save(entry, seen: try entry.memories.seen(through: entry.origin))
+            } catch {
+                // Its writers are then taken for such as have seen nothing, which makes no write stale that is not.
+                logger.warning(
+                    "what a mount has seen is not handed over", metadata: ["directory": "\(entry.directory)", "error": "\(error)"])
+            }
         }
     }
 
@@ -98,7 +115,10 @@ extension MountTable {
         let entry = makeEntry(
             kept.id, kept.store, kept.directory, kept.options, memories, kept.origin, locks, kept.mountpoint, memory,
             Timestamp(microseconds: kept.created))
-        try memories.attach(entry.origin)
+        try memories.attach(entry.origin, seen: kept.seen)
+        entry.state.withLock { $0.handshake = handshake }
+        // It holds until something else is written here, which no crash can take back.
+        if !kept.seen.isEmpty { save(entry) }
         let connection: FuseConnection
         do {
             connection = try FuseConnection(

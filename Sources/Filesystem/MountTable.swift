@@ -18,6 +18,8 @@ package final class MountTable: Sendable {
             /// The kernel's own read-only bit could not be set yet: a file was open for writing.
             var owesRemount = false
             var isReleased = false
+            /// What was agreed with the kernel, once it was greeted.
+            var handshake: FuseConnection.Handshake?
         }
         let id: MountID
         let store: StoreID
@@ -160,9 +162,7 @@ package final class MountTable: Sendable {
             return (state.nextOrigin, locks)
         }
         if state.withLock({ $0.isStopping }) { throw RemfsError(.unavailable, "the daemon is stopping") }
-        if state.withLock({ $0.entries.values.contains { $0.directory == directory } }) {
-            throw RemfsError(.busy, "\(directory) is a mountpoint already")
-        }
+        try requireFree(directory)
         let (mountpoint, device) = try attachToKernel(id, directory, options)
         let entry = makeEntry(MountID.random(), id, directory, options, memories, number, locks, mountpoint, FuseHoldMemory(), nil)
         do throws(RemfsError) {
@@ -181,6 +181,15 @@ package final class MountTable: Sendable {
         accessDidChange(of: id)
         logger.notice("mounted", metadata: ["store": "\(id)", "directory": "\(directory)", "access": "\(options.access.rawValue)"])
         return entry.mount
+    }
+
+    /// Someone else may have unmounted what was there a moment ago: its saves are sealed first.
+    private func requireFree(_ directory: String) throws(RemfsError) {
+        func earlier(_ state: State) -> Entry? { state.entries.values.first { $0.directory == directory } }
+        guard let entry = state.withLock({ earlier($0) }) else { return }
+        guard !entry.mountpoint.isMounted else { throw RemfsError(.busy, "\(directory) is a mountpoint already") }
+        let isFree = state.wait(on: entryRemoved, atMost: .seconds(60), until: { earlier($0) == nil }) { _, isFree in isFree }
+        guard isFree else { throw RemfsError(.busy, "\(directory) is unmounted, but its saves are still being sealed") }
     }
 
     private func attachToKernel(
@@ -449,7 +458,10 @@ package final class MountTable: Sendable {
             do {
                 try unmount(mount.id)
             } catch {
-                logger.warning("mount in use at stop", metadata: ["directory": "\(mount.directory)", "error": "\(error)"])
+                // Not its message, which advises what is done here.
+                logger.warning(
+                    "mount in use at stop, hidden until its last user leaves",
+                    metadata: ["directory": "\(mount.directory)", "code": "\(error.code.rawValue)", "cause": "\(error.cause ?? "")"])
                 do {
                     try unmount(mount.id, lazily: true)
                 } catch {

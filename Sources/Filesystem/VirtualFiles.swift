@@ -35,10 +35,15 @@ final class VirtualFiles: Sendable {
 
     func isVirtual(_ node: NodeID) -> Bool { node >= Self.first }
 
+    /// Whether it is the name of `.remfs` itself.
+    func isDirectory(_ name: FuseName, in parent: NodeID) -> Bool {
+        unsafe isOffered && parent == 1 && name.bytes.elementsEqual(".remfs".utf8)
+    }
+
     /// nil: not a virtual name, ask the store.
     func lookup(_ name: FuseName, in parent: NodeID) throws(FuseErrno) -> FuseEntry? {
         if parent == 1 {
-            guard unsafe isOffered && name.bytes.elementsEqual(".remfs".utf8) else { return nil }
+            guard unsafe isDirectory(name, in: parent) else { return nil }
             return entry(Self.directory, size: 0)
         }
         guard isVirtual(parent) else { return nil }

@@ -69,7 +69,7 @@ package final class FuseCloseEvents: Sendable {
             }
             if descriptors.isEmpty { return }
             for descriptor in descriptors { close(descriptor) }
-            streak = ContinuousClock.now - last < .milliseconds(2) ? streak + 1 : 0
+            streak = ContinuousClock.now - last < .microseconds(500) ? streak + 1 : 0
             if streak > 3 { usleep(burstPause) }
             last = .now
         }

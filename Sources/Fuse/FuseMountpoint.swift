@@ -150,6 +150,12 @@ package struct FuseMountpoint: Sendable {
 
     // MARK: - Mounted
 
+    /// Whether it is still what is mounted there. Asks no file system.
+    package var isMounted: Bool {
+        guard let number else { return true }
+        return unsafe Self.withCString(path) { unsafe cfuse_device_minor($0) } == Int64(number)
+    }
+
     /// Makes the mount read-only or writable for all who see it. Only as root.
     ///
     /// - Throws: EBUSY while files are open for writing. Callers must expect it.

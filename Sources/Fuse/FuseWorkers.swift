@@ -125,6 +125,20 @@ package final class FuseWorkers: Sendable {
         close(poll)
     }
 
+    /// Reads nothing more from any connection, and waits until the workers have answered what they are at. The connections stay as they
+    /// are. What is to be answered later is not waited for.
+    package func leave() {
+        isStopping.store(true, ordering: .releasing)
+        var one: UInt64 = 1
+        // The counter stands at 0, so one write cannot fail.
+        _ = unsafe write(wake, &one, MemoryLayout<UInt64>.size)
+        let workers = threads.withLock { threads in
+            defer { threads.removeFirst(progress.count) }
+            return threads.prefix(progress.count)
+        }
+        for worker in workers { worker.join() }
+    }
+
     /// Says that the request which the calling thread serves may have to wait (a disk, a lock): another worker then takes over the
     /// receiving. Cheap, and does nothing on other threads or when said before.
     @inline(__always)

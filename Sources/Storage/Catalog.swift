@@ -97,9 +97,12 @@ package final class Catalog: Sendable {
         return store
     }
 
-    /// Those of this name that are not archived, oldest first.
-    package func stores(named name: String) throws(RemfsError) -> [Store] {
-        try select("WHERE name = ?1 AND archived IS NULL ORDER BY sequence") { $0.bind(name, at: 1) }
+    /// Those of this name, oldest first.
+    package func stores(named name: String, includeArchived: Bool = false) throws(RemfsError) -> [Store] {
+        try select("WHERE name = ?1 AND (?2 OR archived IS NULL) ORDER BY sequence") {
+            $0.bind(name, at: 1)
+            $0.bind(includeArchived ? 1 : 0 as Int64, at: 2)
+        }
     }
 
     /// Newest first, after the one with these keys.

@@ -21,6 +21,13 @@ enum Content: Equatable {
         }
     }
 
+    /// How many bytes of a content of `size` bytes are in chunks: the last one may be shorter.
+    func storedBytes(ofSize size: Int64) -> Int64 {
+        guard case .list(let chunks) = self else { return self == .empty ? 0 : size }
+        let whole = Int64(chunks.count { $0 != 0 }) * Self.chunkSize
+        return chunks.last ?? 0 == 0 ? whole : whole - (Int64(chunks.count) * Self.chunkSize - size)
+    }
+
     init(_ chunks: [Int64], size: Int64) {
         if size == 0 {
             self = .empty
@@ -89,8 +96,10 @@ final class Inode {
     }
 
     /// Sealed bytes, and their hash where it is known.
-    var content: Content
-    var sealedSize: Int64
+    var content: Content { didSet { sealedBytes = nil } }
+    var sealedSize: Int64 { didSet { sealedBytes = nil } }
+    /// What the chunks hold, once somebody asked: there may be thousands, and attributes are asked for often.
+    private var sealedBytes: Int64?
     /// The sealed chunks are counted once for this inode: no version holds them, or another memory's does.
     ///
     /// Invariant: kept in the row, and changed in the transaction that changes the counts.
@@ -160,6 +169,15 @@ final class Inode {
         born = 0
     }
 
+    /// What is stored of a regular file, holes not counted. Bytes that drafts wrote over sealed ones count twice until they are sealed, but never
+    /// beyond the size.
+    var storedBytes: Int64 {
+        let sealed = sealedBytes ?? content.storedBytes(ofSize: sealedSize)
+        sealedBytes = sealed
+        guard let drafts else { return sealed }
+        return min(size, min(sealed, drafts.sealedLimit) + drafts.map.storedBytes)
+    }
+
     /// Whether `(parent, name)` is the name by which the memory is known.
     func isOldestName(_ name: [UInt8], in parent: InodeNumber) -> Bool { self.parent == parent && self.name == name }
 }
@@ -189,20 +207,31 @@ final class Directory {
 
     func find(_ name: [UInt8]) -> Inode? { unsafe name.withUnsafeBytes { unsafe find($0) } }
 
-    /// Adds a name that is not there. Cookies must rise.
+    /// Adds a name that is not there: at the end, or where a name has just been removed.
     func add(_ name: [UInt8], cookie: Int64, _ inode: Inode) {
         if (used + 1) * 2 > slots.count { rebuild() }
-        if let last = entries.last, last.cookie > cookie {
-            // Only while loading: names are added in cookie order ever after.
-            let place = entries.firstIndex { $0.cookie > cookie }!
-            entries.insert(Entry(name: name, cookie: cookie, inode: inode), at: place)
-            count += 1
-            rebuild()
+        let entry = Entry(name: name, cookie: cookie, inode: inode)
+        count += 1
+        if let last = entries.last, last.cookie >= cookie {
+            let place = place(after: cookie - 1)
+            if entries[place].cookie == cookie {
+                entries[place] = entry
+                index(place)
+            } else {
+                // The gap was closed meanwhile, as it is once for half of all names.
+                entries.insert(entry, at: place)
+                rebuild()
+            }
             return
         }
-        entries.append(Entry(name: name, cookie: cookie, inode: inode))
-        count += 1
+        entries.append(entry)
         index(entries.count - 1)
+    }
+
+    /// The cookie of a name; 0: it is not there.
+    func cookie(of name: [UInt8]) -> Int64 {
+        guard let place = unsafe name.withUnsafeBytes({ unsafe place(of: $0) }) else { return 0 }
+        return entries[place].cookie
     }
 
     func remove(_ name: [UInt8]) {

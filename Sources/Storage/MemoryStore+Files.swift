@@ -47,7 +47,23 @@ extension MemoryStore {
     }
 
     package func unlink(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) {
+        try sealLarge(name, in: parent, by: caller)
         try change(by: caller.origin.number) { (state) throws(RemfsError) in try state.unlink(name, in: parent, by: caller) }
+    }
+
+    /// What a file is sealed for before its name goes, where that takes long: without the lock.
+    private func sealLarge(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) {
+        let number = try look { (state) throws(RemfsError) -> InodeNumber? in
+            guard let inode = state.inodes[parent]?.directory?.find(name), inode.isMemory, let save = inode.drafts?.saves.first,
+                save.size > StoreState.bytesPerSeal || inode.size > StoreState.bytesPerSeal
+                    || save.extents.count > StoreState.extentsPerSeal
+            else { return nil }
+            // Not for somebody who may not take it away.
+            try state.requireWritable(by: caller)
+            try state.takeInCloses(of: caller.origin)
+            return inode.number
+        }
+        if let number { try sealLarge(of: number) }
     }
 
     package func removeDirectory(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) {
@@ -59,6 +75,8 @@ extension MemoryStore {
         seen: (InodeNumber) -> Seen,
         by caller: Caller
     ) throws(RemfsError) {
+        try sealLarge(newName, in: newParent, by: caller)
+        try sealLarge(name, in: parent, by: caller)
         try change(by: caller.origin.number) { (state) throws(RemfsError) in
             try state.rename(name, in: parent, to: newName, in: newParent, rule, seen: seen, by: caller)
         }
@@ -315,9 +333,7 @@ extension StoreState {
             var isData = Int(block) < inode.content.chunks.count && inode.content.chunks[Int(block)] != 0
             if let drafts = inode.drafts {
                 if place >= drafts.sealedLimit { isData = false } else { end = min(end, max(drafts.sealedLimit, place + 1)) }
-                let next = drafts.map.place(place)
-                if next < drafts.map.segments.count {
-                    let segment = drafts.map.segments[next]
+                if let segment = drafts.map.segment(endingAfter: place) {
                     if segment.offset <= place {
                         isData = segment.extent.kind == .bytes
                         end = min(inode.size, segment.end)

@@ -19,6 +19,8 @@ package final class MemoryStore: Sendable {
     private let newest: Mutex<Int64>
     private let versionAdded = Condition()
     private let checkpointer: Mutex<Connection>
+    /// Held while a large save is made ready to be sealed; taken before the store's lock.
+    let preparing = Mutex(())
 
     /// Opens a store's file, or makes it. Throws `corrupted`, `unsupported` (a newer schema), `noSpace` and the like with a message
     /// that says which store, what is wrong and what to do.
@@ -113,8 +115,18 @@ package final class MemoryStore: Sendable {
 
     // MARK: Mounts
 
-    package func attach(_ origin: Origin) throws(RemfsError) {
-        try look { (state) throws(RemfsError) in state.origins[origin.number] = origin }
+    /// - Parameter seen: what `seen(through:)` answered in a predecessor of this process.
+    package func attach(_ origin: Origin, seen: [Int64: Int64] = [:]) throws(RemfsError) {
+        try look { (state) throws(RemfsError) in
+            state.origins[origin.number] = origin
+            if !seen.isEmpty { state.seen[origin.number] = seen }
+        }
+    }
+
+    /// What a mount was given or wrote, of memories that it could overwrite: by memory, the newest version. What is closed is sealed first.
+    package func seen(through origin: Origin) throws(RemfsError) -> [Int64: Int64] {
+        try settle()
+        return state.withLock { state in (state.seen[origin.number] ?? [:]).filter { $0.key > 0 && $0.value > 0 } }
     }
 
     /// Ends what a mount left open, and forgets the mount.
@@ -150,7 +162,20 @@ package final class MemoryStore: Sendable {
 
     /// Takes in the close events that wait and seals what is closed, so that a reader of versions sees every finished save.
     package func settle() throws(RemfsError) {
-        try change { (state) throws(RemfsError) in try state.settle() }
+        // Most of the time there is nothing large, and the lock is taken once.
+        while true {
+            let isSettled = try change { (state) throws(RemfsError) in
+                for origin in state.origins.values { try state.takeInCloses(of: origin) }
+                while !state.sealQueue.isEmpty {
+                    let waiting = state.sealQueue.count
+                    try state.sealBatch(leavesLarge: true)
+                    if state.sealQueue.count == waiting { return false }
+                }
+                return true
+            }
+            if isSettled { return }
+            try sealLarge()
+        }
     }
 
     /// As `settle`. Where there is no room to seal in, a reader sees what is sealed so far: the error is for those who write.
@@ -228,6 +253,7 @@ package final class MemoryStore: Sendable {
     func maintain() throws(RemfsError) -> Int64? {
         // For a moment only: where somebody always waits, seals still have their turn.
         for _ in 0..<50 where state.isAwaited { usleep(20) }
+        try sealLarge()
         let time = StoreState.monotonic()
         // A seal waits for 3 ms of quiet, so that it does not stand in the way of a burst, but at most for 2 s, and not while memory fills.
         // Then it goes on bit by bit between the others' changes until nothing waits.
@@ -239,12 +265,12 @@ package final class MemoryStore: Sendable {
                 guard time - state.sealWaitsSince > 2_000_000_000 || state.openGroups.count > StoreState.mostWaiting else {
                     return state.lastActivity + 3_000_000 + 1
                 }
-                try state.sealBatch(atMost: 16)
+                try state.sealBatch(atMost: 16, leavesLarge: true)
                 if !state.sealQueue.isEmpty { return time + 1_000_000 }
             }
             state.sealWaitsSince = 0
             state.closeQuietSaves(at: time)
-            try state.sealBatch()
+            try state.sealBatch(leavesLarge: true)
             if !state.sealQueue.isEmpty { return time }
             try state.sealRemovals(all: false)
             state.removeEmptiedDirectories()

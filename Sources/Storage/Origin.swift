@@ -92,6 +92,8 @@ package struct InodeAttributes: Sendable, Equatable {
     package var gid: UInt32
     package var rdev: UInt64
     package var sizeInBytes: Int64
+    /// Of a file: what is stored of it, holes not counted.
+    package var storedBytes: Int64
     package var accessed: Int64
     package var modified: Int64
     package var changed: Int64
@@ -99,10 +101,10 @@ package struct InodeAttributes: Sendable, Equatable {
 
 extension Inode {
     var attributes: InodeAttributes {
-        InodeAttributes(
-            number: number, mode: mode, links: links, uid: uid, gid: gid, rdev: rdev,
-            sizeInBytes: isDirectory ? Int64(directory!.count) : target.map { Int64($0.count) } ?? size, accessed: accessed,
-            modified: modified, changed: changed)
+        let size = isDirectory ? Int64(directory!.count) : target.map { Int64($0.count) } ?? size
+        return InodeAttributes(
+            number: number, mode: mode, links: links, uid: uid, gid: gid, rdev: rdev, sizeInBytes: size,
+            storedBytes: isRegular ? storedBytes : size, accessed: accessed, modified: modified, changed: changed)
     }
 }
 

@@ -182,6 +182,9 @@ package final class StorePool: Sendable {
     }
 
     package func setPolicy(_ id: StoreID, _ policy: Policy) throws(RemfsError) -> Store {
+        guard policy.maxBytesPerMemory <= StoreState.maximumFile else {
+            throw RemfsError(.invalidArgument, "max_bytes_per_memory can be \(StoreState.maximumFile) (16 GiB) at most")
+        }
         try catalog.setPolicy(id, policy)
         let row = try catalog.store(id)
         try applyRules(row)
@@ -363,9 +366,8 @@ package final class StorePool: Sendable {
 }
 
 extension RemfsError {
-    /// An errno that a system call has just left, with what was tried.
-    package static func ofSystem(_ message: String) -> RemfsError {
-        let code = errno
+    /// An errno, by default the one that a system call has just left, with what was tried.
+    package static func ofSystem(_ message: String, _ code: Int32 = errno) -> RemfsError {
         let why = unsafe String(cString: strerror(code))
         switch code {
         case ENOENT: return RemfsError(.notFound, "\(message): \(why)", cause: "errno \(code)")
@@ -373,8 +375,10 @@ extension RemfsError {
         case EACCES, EPERM: return RemfsError(.notPermitted, "\(message): \(why)", cause: "errno \(code)")
         case ENOSPC, EDQUOT: return RemfsError(.noSpace, "\(message): \(why)", cause: "errno \(code)")
         case EBUSY: return RemfsError(.busy, "\(message): \(why)", cause: "errno \(code)")
-        case EINVAL: return RemfsError(.invalidArgument, "\(message): \(why)", cause: "errno \(code)")
-        case EMFILE, ENFILE: return RemfsError(.unavailable, "\(message): \(noDescriptors)", cause: "errno \(code)")
+        case ENAMETOOLONG: return RemfsError(.nameTooLong, "\(message): \(why)", cause: "errno \(code)")
+        case EISDIR: return RemfsError(.isADirectory, "\(message): \(why)", cause: "errno \(code)")
+        case EINVAL, ELOOP: return RemfsError(.invalidArgument, "\(message): \(why)", cause: "errno \(code)")
+        case EMFILE, ENFILE: return RemfsError(.unavailable, "\(message): \(why); \(moreDescriptors)", cause: "errno \(code)")
         case ENOTDIR: return RemfsError(.notADirectory, "\(message): \(why)", cause: "errno \(code)")
         default: return RemfsError(.unavailable, "\(message): \(why)", cause: "errno \(code)")
         }

@@ -68,6 +68,13 @@ final class Reader: @unchecked Sendable {
         try ChunkReader.bytes(of: number, row: chunk, extent: extent)
     }
 
+    /// A draft's bytes; nil: there is none of this number.
+    func draft(_ number: Int64) throws(SQLiteError) -> [UInt8]? {
+        extent.bind(number, at: 1)
+        defer { extent.reset() }
+        return try extent.step() ? extent.bytes(0) : nil
+    }
+
     func exists(_ number: Int64) throws(SQLiteError) -> Bool {
         chunk.bind(number, at: 1)
         defer { chunk.reset() }

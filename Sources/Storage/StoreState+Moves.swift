@@ -40,7 +40,10 @@ extension StoreState {
         try checkRoom(for: changes)
         try reserveNumbers(Int64(inode.isDirectory ? countMemories(below: inode) : 0) + 64)
         let time = now()
-        let cookie = takeNumber()
+        // A name that is taken keeps its place in the listing, and so does a file that gets another name in its directory: whoever renames
+        // what it lists comes to an end, as nothing moves behind the place where it reads.
+        let places = newParent.directory!
+        let cookie = target != nil ? places.cookie(of: newName) : parent === newParent ? places.cookie(of: name) : takeNumber()
         let oldPath = path(of: inode)
         let isWorkingFile = plan.isOldestName && inode.isRegular && plan.flags.contains(.unversioned)
         let ownsContent = inode.ownsContent || isWorkingFile || plan.withdrawn != nil
@@ -109,6 +112,8 @@ extension StoreState {
         } else {
             let place = inode.otherNames.firstIndex { $0.parent == parent.number && $0.name == name }!
             inode.otherNames[place] = Inode.Name(parent: newParent.number, name: newName, cookie: cookie)
+            // As they come out of the database.
+            inode.otherNames.sort { $0.cookie < $1.cookie }
         }
         newParent.directory!.add(newName, cookie: cookie, inode)
         if inode.isDirectory, parent !== newParent {
@@ -259,7 +264,7 @@ extension StoreState {
             + versioningChanges(of: other, second.flags, at: directoryPath(oneParent.number) + oneName)
         try checkRoom(for: changes)
         try reserveNumbers(Int64(countMemories(below: one) + countMemories(below: other)) + 64)
-        let cookies = (takeNumber(), takeNumber())
+        let cookies = (oneParent.directory!.cookie(of: oneName), otherParent.directory!.cookie(of: otherName))
         let paths = (path(of: one), path(of: other))
         let versions =
             (one.isDirectory ? moveVersions(of: one, to: otherName, otherParent, except: changes, by: author) : [])
@@ -291,7 +296,6 @@ extension StoreState {
         otherParent.directory!.remove(otherName)
         (one.parent, one.name, one.cookie) = (otherParent.number, otherName, cookies.1)
         (other.parent, other.name, other.cookie) = (oneParent.number, oneName, cookies.0)
-        // Cookies rise within a directory: the lower one first.
         oneParent.directory!.add(oneName, cookie: cookies.0, other)
         otherParent.directory!.add(otherName, cookie: cookies.1, one)
         if one.isDirectory != other.isDirectory, oneParent !== otherParent {

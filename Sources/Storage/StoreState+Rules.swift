@@ -49,12 +49,13 @@ extension StoreState {
         if inode.isMemory, policy.contract, size > Self.contractBytes {
             throw RemfsError(.tooLarge, "\(path(of: inode)) would have \(size) bytes: the contract allows \(Self.contractBytes)")
         }
+        guard size <= Self.maximumFile else {
+            throw RemfsError(.tooLarge, "\(path(of: inode)) would have \(size) bytes: no file has more than \(Self.maximumFile)")
+        }
         // Holes cost nothing: what counts is what is stored.
-        let stored = size <= policy.maxBytesPerMemory ? size : storedBytes(of: inode) + (added ?? 0)
-        guard !inode.isMemory || stored <= policy.maxBytesPerMemory, size <= Self.maximumFile else {
-            throw RemfsError(
-                .tooLarge,
-                "\(path(of: inode)) would have \(size) bytes: at most \(inode.isMemory ? policy.maxBytesPerMemory : Self.maximumFile)")
+        let stored = size <= policy.maxBytesPerMemory ? size : inode.storedBytes + (added ?? 0)
+        guard !inode.isMemory || stored <= policy.maxBytesPerMemory else {
+            throw RemfsError(.tooLarge, "\(path(of: inode)) would hold \(stored) bytes: \(label) allows \(policy.maxBytesPerMemory)")
         }
         if let quota = policy.maxBytes, usedBytes + size - inode.size > quota {
             throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
@@ -63,13 +64,6 @@ extension StoreState {
 
     /// "100 kB" of the contract (`api.md` 2).
     static let contractBytes: Int64 = 102_400
-
-    /// An upper bound of what a file's chunks and drafts hold.
-    private func storedBytes(of inode: Inode) -> Int64 {
-        let chunks = Int64(inode.content.chunks.count { $0 != 0 }) * Content.chunkSize
-        guard let drafts = inode.drafts else { return chunks }
-        return drafts.map.segments.reduce(chunks) { $1.extent.kind == .bytes ? $0 + $1.length : $0 }
-    }
 
     /// The size of any file, holes included, and of the data of a working file, in .git: what a chunk list in memory may reasonably cost (2 MB).
     static let maximumFile: Int64 = 16 << 30

@@ -78,11 +78,14 @@ extension StoreState {
     }
 
     /// Seals some of the inodes that wait, in one transaction: as many as hold the lock for about a millisecond.
-    func sealBatch(atMost limit: Int = savesPerSeal) throws(RemfsError) {
+    ///
+    /// - Parameter leavesLarge: those that would hold it for longer wait until they are made ready (`MemoryStore.sealLarge`).
+    func sealBatch(atMost limit: Int = savesPerSeal, leavesLarge: Bool = false) throws(RemfsError) {
         var batch: [Inode] = []
         var saves = 0
         var bytes: Int64 = 0
         while let number = sealQueue.first, saves < limit, bytes < Self.bytesPerSeal {
+            if leavesLarge, let inode = inodes[number], largeSave(of: inode) != nil { break }
             sealQueue.removeFirst()
             queued.remove(number)
             guard let inode = inodes[number] else { continue }
@@ -188,7 +191,9 @@ extension StoreState {
 
     /// What one transaction seals: 20 to 30 us each, and 0.7 us for each kilobyte that is hashed, up to three times.
     static let savesPerSeal = 32
-    private static let bytesPerSeal: Int64 = 512 << 10
+    static let bytesPerSeal: Int64 = 512 << 10
+    /// 4 us each: read, laid over the others, deleted.
+    static let extentsPerSeal = 256
     /// Saves that may wait for a quiet moment, in a store and of one file: each costs a kilobyte of memory and its bytes.
     static let mostWaiting = 4_096
     static let mostWaitingOfFile = 8_192
@@ -200,18 +205,26 @@ extension StoreState {
         return try bytes(of: chunk)
     }
 
+    /// What a chunk is to hold.
+    private struct NewContent {
+        let digest: Digest
+        let size: Int
+        /// nil: a draft holds them, and nobody asks for them.
+        let bytes: [UInt8]?
+    }
+
     /// Whether a chunk holds these bytes.
-    private func holds(_ chunk: Int64, _ bytes: [UInt8], _ fresh: FreshChunks) throws(SQLiteError) -> Bool {
-        if let found = fresh[chunk] { return found.bytes == bytes }
-        guard let row = try chunkRow(chunk), row.size == bytes.count else { return false }
-        return row.digest == Digest(of: bytes)
+    private func holds(_ chunk: Int64, _ new: NewContent, _ fresh: FreshChunks) throws(SQLiteError) -> Bool {
+        if let found = fresh[chunk], let bytes = new.bytes { return found.bytes == bytes }
+        guard let row = try chunkRow(chunk), row.size == new.size else { return false }
+        return row.digest == new.digest
     }
 
     /// A chunk to be stored at `place`, after the one that `list` has there.
     ///
     /// - Parameter keeps: its bytes are asked for again before it is stored.
     private func newChunk(
-        _ number: Int64, _ bytes: [UInt8], isStored: Bool, keeps: Bool, replacing list: [Int64], at place: Int,
+        _ number: Int64, _ new: NewContent, isStored: Bool, keeps: Bool, replacing list: [Int64], at place: Int,
         _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> NewChunk {
         let previous = place < list.count && list[place] != 0 ? list[place] : nil
@@ -219,9 +232,9 @@ extension StoreState {
         if let previous {
             if let found = fresh[previous] { sequence = found.sequence + 1 } else { sequence = (try chunkRow(previous)?.sequence ?? 0) + 1 }
         }
-        if keeps { fresh[number] = (bytes, sequence) }
+        if keeps, let bytes = new.bytes { fresh[number] = (bytes, sequence) }
         return NewChunk(
-            number: number, digest: Digest(of: bytes), size: bytes.count, bytes: isStored ? nil : bytes, previous: previous, delta: nil,
+            number: number, digest: new.digest, size: new.size, bytes: isStored ? nil : new.bytes, previous: previous, delta: nil,
             sequence: sequence)
     }
 
@@ -243,7 +256,8 @@ extension StoreState {
             if content.count < save.size { content.append(contentsOf: repeatElement(0, count: Int(save.size) - content.count)) }
             content.removeSubrange(Int(save.size)...)
         }
-        let chunk = try newChunk(kept ?? save.nextID(), content, isStored: kept != nil, keeps: true, replacing: list, at: 0, &fresh)
+        let new = NewContent(digest: Digest(of: content), size: content.count, bytes: content)
+        let chunk = try newChunk(kept ?? save.nextID(), new, isStored: kept != nil, keeps: true, replacing: list, at: 0, &fresh)
         return SealPlan.Step(save: save, chunks: [(0, chunk)], list: [chunk.number], size: save.size, digest: chunk.digest)
     }
 
@@ -256,20 +270,8 @@ extension StoreState {
         return statements.extentBytes.bytes(0)
     }
 
-    /// Puts drafts over the bytes of a file from `start` on, as far as these go.
-    func lay(_ segments: ArraySlice<ExtentMap.Segment>, over bytes: inout [UInt8], from start: Int64) throws(SQLiteError) {
-        for segment in segments {
-            let from = max(segment.offset, start)
-            let to = min(segment.end, start + Int64(bytes.count))
-            let target = Int(from - start)..<Int(to - start)
-            if segment.extent.kind == .hole {
-                bytes.zero(target)
-            } else {
-                let source = try self.bytes(of: segment.extent)
-                let first = Int(from - segment.extent.offset)
-                bytes.overwrite(at: target.lowerBound, with: source[first..<(first + target.count)])
-            }
-        }
+    func lay(_ segments: [ExtentMap.Segment], over bytes: inout [UInt8], from start: Int64) throws(SQLiteError) {
+        try bytes.lay(segments, from: start) { (extent) throws(SQLiteError) in try self.bytes(of: extent) }
     }
 
     private func apply(_ extent: Extent, to content: inout [UInt8]) throws(SQLiteError) {
@@ -291,7 +293,7 @@ extension StoreState {
     private func planLarge(
         _ save: Save, list: [Int64], size: Int64, _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> SealPlan.Step {
-        if save.size > Self.bytesPerSeal { willBlock() }
+        if save.size > Self.bytesPerSeal || save.extents.count > Self.extentsPerSeal { willBlock() }
         let drafts = Drafts(sealedSize: size)
         for extent in save.extents { drafts.apply(extent) }
         let keeps = save.size <= Self.bytesPerSeal
@@ -303,29 +305,27 @@ extension StoreState {
         for place in 0..<count {
             let start = Int64(place) * block
             let end = min(start + block, save.size)
-            let segments = drafts.map.segments(from: start, to: end)
             let old = place < list.count ? list[place] : 0
-            let oldEnd = min(start + block, size)
-            // A file of one chunk is read by its hash, so that chunk must not be shorter than the file.
-            if segments.isEmpty, old == 0 || drafts.sealedLimit >= min(end, oldEnd), end >= oldEnd || old == 0,
-                old == 0 || save.size > block || size <= block && size == save.size
-            {
+            let segments: [ExtentMap.Segment]
+            switch drafts.source(of: place, size: save.size, sealedSize: size, hadChunk: old != 0) {
+            case .before:
                 result.append(old)
                 continue
-            }
-            // All of the extent still shows: none of it was cut off by a truncation before the file grew again.
-            if let only = segments.first, segments.count == 1, only.extent.kind == .bytes, only.extent.offset == start,
-                only.extent.length == end - start, only.end == end
-            {
-                let extent = only.extent
-                let bytes = try self.bytes(of: extent)
-                if old != 0, try holds(old, bytes, fresh) {
+            case .hole:
+                result.append(0)
+                continue
+            case .draft(let extent):
+                // Its hash is known where the save was made ready for this.
+                let bytes = keeps || save.digests[extent.id] == nil ? try self.bytes(of: extent) : nil
+                let new = NewContent(digest: save.digests[extent.id] ?? Digest(of: bytes!), size: Int(extent.length), bytes: bytes)
+                if old != 0, try holds(old, new, fresh) {
                     result.append(old)
                     continue
                 }
-                chunks.append((place, try newChunk(extent.id, bytes, isStored: true, keeps: keeps, replacing: list, at: place, &fresh)))
+                chunks.append((place, try newChunk(extent.id, new, isStored: true, keeps: keeps, replacing: list, at: place, &fresh)))
                 result.append(extent.id)
                 continue
+            case .parts(let parts): segments = parts
             }
             var bytes = [UInt8](repeating: 0, count: Int(end - start))
             if old != 0, drafts.sealedLimit > start {
@@ -338,12 +338,13 @@ extension StoreState {
                 result.append(0)
                 continue
             }
-            if old != 0, try holds(old, bytes, fresh) {
+            let new = NewContent(digest: Digest(of: bytes), size: bytes.count, bytes: bytes)
+            if old != 0, try holds(old, new, fresh) {
                 result.append(old)
                 continue
             }
             let number = save.nextID()
-            chunks.append((place, try newChunk(number, bytes, isStored: false, keeps: keeps, replacing: list, at: place, &fresh)))
+            chunks.append((place, try newChunk(number, new, isStored: false, keeps: keeps, replacing: list, at: place, &fresh)))
             result.append(number)
         }
         // Whatever the API could have written is hashed when it is sealed; what is larger when someone asks.

@@ -75,15 +75,7 @@ struct Settings: Sendable {
 
     /// The file as a provider, after a look at its keys: one that we don't know is a mistake that would otherwise go unseen.
     private static func fileProvider(_ path: String, mayBeMissing: Bool) async throws(RemfsError) -> (any ConfigProvider)? {
-        let text: String
-        do {
-            // By handle, since /dev/null is a good file to name where there is nothing to configure.
-            let data = try FileHandle(forReadingFrom: URL(fileURLWithPath: path)).readToEnd() ?? Data()
-            text = String(decoding: data, as: UTF8.self)
-        } catch {
-            if mayBeMissing, !FileManager.default.fileExists(atPath: path) { return nil }
-            throw RemfsError(.notFound, "configuration file \(path) cannot be read", cause: String(describing: error))
-        }
+        guard let text = try contents(path, mayBeMissing: mayBeMissing) else { return nil }
         // YAML without any value is no mapping to the parser.
         let lines = text.split(whereSeparator: \.isNewline).map { $0.drop(while: \.isWhitespace) }
         if lines.allSatisfy({ $0.isEmpty || $0.hasPrefix("#") || $0 == "---" }) { return nil }
@@ -108,12 +100,69 @@ struct Settings: Sendable {
                 .invalidArgument,
                 "configuration file \(path): unknown key \"\(unknown)\", known are \(known.sorted().joined(separator: ", "))")
         }
-        return provider
+        return try await strings(ConfigReader(provider: provider), path)
+    }
+
+    /// nil: there is none, and need not be.
+    private static func contents(_ path: String, mayBeMissing: Bool) throws(RemfsError) -> String? {
+        // Not only a regular file: /dev/null is a good one to name where there is nothing to configure.
+        let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else {
+            let code = errno
+            if mayBeMissing, !FileManager.default.fileExists(atPath: path) { return nil }
+            throw RemfsError.ofSystem("configuration file \(path) cannot be read", code)
+        }
+        defer { close(descriptor) }
+        var bytes: [UInt8] = []
+        var piece = [UInt8](repeating: 0, count: 4_096)
+        while true {
+            let count = unsafe read(descriptor, &piece, piece.count)
+            guard count >= 0 else { throw RemfsError.ofSystem("configuration file \(path) cannot be read") }
+            guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
+            bytes += piece.prefix(count)
+        }
+    }
+
+    /// The file's values as strings, without those that say "none". The parser would give also a number or a truth value as a string, and
+    /// a directory of that name is not what anybody means.
+    private static func strings(_ file: ConfigReader, _ path: String) async throws(RemfsError) -> InMemoryProvider {
+        func holds(_ value: () async throws -> Any?) async -> Bool {
+            do { return try await value() != nil } catch { return false }
+        }
+        var values: [AbsoluteConfigKey: ConfigValue] = [:]
+        for key in Key.allCases {
+            let name = ConfigKey([key.rawValue])
+            let text: String?
+            do {
+                text = try await file.fetchString(forKey: name)
+            } catch {
+                throw RemfsError(
+                    .invalidArgument, "configuration file \(path): \(key.rawValue) must be a string", cause: String(describing: error))
+            }
+            guard let text, !["", "~", "null", "Null", "NULL"].contains(text) else { continue }
+            // Users and groups have numbers.
+            let mayBeNumber = key == .socketOwner || key == .socketGroup
+            let isNumber = mayBeNumber ? false : await holds { try await file.fetchDouble(forKey: name) }
+            guard !isNumber, await !holds({ try await file.fetchBool(forKey: name) }) else {
+                throw RemfsError(.invalidArgument, "configuration file \(path): \(key.rawValue) must be a string, not \(text)")
+            }
+            values[AbsoluteConfigKey([key.rawValue])] = ConfigValue(.string(text), isSecret: false)
+        }
+        return InMemoryProvider(name: path, values: values)
     }
 
     /// Against the working directory, as a shell's user means it.
     static func absolute(_ path: String) -> String {
         path.hasPrefix("/") ? path : FileManager.default.currentDirectoryPath + "/" + path
+    }
+
+    /// An absolute path without `.`, `..`, doubled and trailing slashes. Nothing is asked of the file system: what is there may not answer.
+    static func plain(_ path: String) -> String {
+        var segments: [Substring] = []
+        for segment in path.split(separator: "/") where segment != "." {
+            if segment == ".." { _ = segments.popLast() } else { segments.append(segment) }
+        }
+        return "/" + segments.joined(separator: "/")
     }
 }
 

@@ -17,10 +17,15 @@ struct DaemonOptions: ParsableArguments {
 }
 
 extension ControlClient {
-    /// The store that an ID, or a name that only one store has, stands for.
+    /// The store that an ID, or a name that only one store has, stands for. Archived stores have a name as long as no other store has it.
     func store(_ reference: String) async throws(RemfsError) -> Wire.Store {
         if StoreID(reference) != nil { return try await call(.get, "/v1/memory_stores/\(reference)") }
-        let named = try await call(.get, "/v1/memory_stores", query: [("name", reference)], as: Wire.Page<Wire.Store>.self).data
+        func stores(archived: String?) async throws(RemfsError) -> [Wire.Store] {
+            let query = [("name", reference), ("include_archived", archived)]
+            return try await call(.get, "/v1/memory_stores", query: query, as: Wire.Page<Wire.Store>.self).data
+        }
+        var named = try await stores(archived: nil)
+        if named.isEmpty { named = try await stores(archived: "true") }
         guard let store = named.first else { throw RemfsError(.notFound, "store \"\(reference)\"") }
         guard named.count == 1 else {
             throw RemfsError(

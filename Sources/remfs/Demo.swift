@@ -12,9 +12,7 @@ struct Demo: AsyncParsableCommand {
             "Starts a daemon of its own, mounts a store, works in it with ordinary tools. Exits with 0 only if all it claims was checked.")
 
     func run() async throws {
-        guard unsafe access("/dev/fuse", R_OK | W_OK) == 0 else {
-            throw RemfsError(.unavailable, "the demo mounts a store, and /dev/fuse cannot be opened here (\(String(errno: errno)))")
-        }
+        try Self.requireFuse()
         let stage = try Stage()
         let interrupted: Bool
         do {
@@ -25,6 +23,16 @@ struct Demo: AsyncParsableCommand {
         }
         await stage.clear()
         if interrupted { throw ExitCode(130) }
+    }
+
+    private static func requireFuse() throws(RemfsError) {
+        let what = "the demo mounts a store, and /dev/fuse"
+        guard unsafe access("/dev/fuse", R_OK | W_OK) == 0 else {
+            throw RemfsError(.unavailable, "\(what) cannot be opened here (\(String(errno: errno)))")
+        }
+        // `try?`: what cannot be looked at is not known to be one.
+        let kind = (try? FileManager.default.attributesOfItem(atPath: "/dev/fuse"))?[.type] as? FileAttributeType
+        guard kind == .typeCharacterSpecial else { throw RemfsError(.unavailable, "\(what) is no device here") }
     }
 
     private func play(on stage: Stage) async throws {
@@ -38,16 +46,22 @@ struct Demo: AsyncParsableCommand {
         try stage.check(status.contains("\(stage.directory)/notes"), "the mount is live when the command returns")
 
         try stage.say("It takes ordinary tools. Each save is one version, with its author.")
+        if !stage.hearsOfCloses {
+            try stage.say("(For an ordinary user a save ends after two seconds of quiet, which the demo waits for.)")
+        }
         try await stage.shell("mkdir notes/plans && echo 'Ship the release on Friday.' > notes/plans/release.md")
+        try await stage.settle("/plans/release.md", versions: 1, in: id)
         try await stage.shell("printf '%s\\n' 'Ana: support' 'Ben: release' > notes/people.md")
         let found = try await stage.shell("grep -rn Friday notes").output
         try stage.check(found == "notes/plans/release.md:1:Ship the release on Friday.\n", "grep finds what was written")
         try await stage.shell("sed -i s/Friday/Monday/ notes/plans/release.md")
+        try await stage.settle("/plans/release.md", versions: 2, in: id)
         try await stage.shell("echo 'Tell support first.' >> notes/plans/release.md")
         let edited = try await stage.shell("cat notes/plans/release.md").output
         try stage.check(edited == "Ship the release on Monday.\nTell support first.\n", "the edits are there")
+        try await stage.settle("/plans/release.md", versions: 3, in: id)
 
-        try stage.say("Its history is there at once.")
+        try stage.say("Its history is there\(stage.hearsOfCloses ? " at once" : "").")
         try await stage.shell("remfs log team-notes plans/release.md")
         let versions = try await stage.versions(of: "/plans/release.md", in: id)
         try stage.check(versions.map(\.operation) == ["modified", "modified", "created"], "three saves are three versions of one memory")
@@ -69,6 +83,7 @@ struct Demo: AsyncParsableCommand {
         try await stage.shell("echo 'Cem: on call' >> notes/people.md")
         let people = try await stage.shell("cat readers/people.md").output
         try stage.check(people.hasSuffix("Cem: on call\n"), "what one mount writes the other reads at once")
+        try await stage.settle("/people.md", versions: 2, in: id)
 
         try stage.say("The same memory over the control socket.")
         let answer = try await stage.shell(
@@ -101,7 +116,7 @@ private final class Stage: Sendable {
 
     init() throws(RemfsError) {
         var template = Array("\(FileManager.default.temporaryDirectory.path)/remfs-demo-XXXXXX".utf8CString)
-        guard unsafe mkdtemp(&template) != nil else { throw Directory.refusal(errno, "a scratch directory cannot be made") }
+        guard unsafe mkdtemp(&template) != nil else { throw RemfsError.ofSystem("a scratch directory cannot be made") }
         directory = String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         // A directory of its own in PATH, so that the commands read as they would be typed.
         do {
@@ -138,7 +153,7 @@ private final class Stage: Sendable {
         process.standardOutput = output
         process.standardError = output
         process.standardInput = FileHandle.nullDevice
-        try process.run()
+        try process.start()
         let (data, status) = await withTaskCancellationHandler {
             await onThread("demo-shell") {
                 let data = output.fileHandleForReading.readDataToEndOfFile()
@@ -163,6 +178,26 @@ private final class Stage: Sendable {
         return try await client.all("/v1/memory_stores/\(store)/memory_versions", query: [("memory_id", memory.id)])
     }
 
+    /// Only root may hear who closes a file, which ends a save at once.
+    let hearsOfCloses = geteuid() == 0
+
+    /// Where the end of a save is not heard of, waits until a memory has that many versions.
+    func settle(_ path: String, versions count: Int, in store: String) async throws {
+        guard !hearsOfCloses else { return }
+        // More than twice the two seconds that it takes.
+        let deadline = ContinuousClock.now + .seconds(5)
+        while true {
+            do throws(RemfsError) {
+                if try await versions(of: path, in: store).count >= count { return }
+            } catch {
+                // A new memory is not told of before its first save has ended.
+                guard error.code == .notFound else { throw error }
+            }
+            guard ContinuousClock.now < deadline else { throw RemfsError(.internal, "\(path) has no \(count) versions after five seconds") }
+            try await Task.sleep(for: .milliseconds(100))
+        }
+    }
+
     /// Starts the daemon and returns when it says that it is ready.
     func startDaemon() async throws {
         try Output.line("$ remfs serve &")
@@ -176,7 +211,7 @@ private final class Stage: Sendable {
         daemon.environment = settings
         daemon.standardInput = FileHandle.nullDevice
         daemon.terminationHandler = { _ in ServiceManager.notify("EXITED=1", environment: ["NOTIFY_SOCKET": listener.path]) }
-        try daemon.run()
+        try daemon.start()
         state.withLock { $0.daemon = (daemon, listener) }
         guard await onThread("demo-ready", { listener.next(within: 30) }) == "READY=1" else {
             throw RemfsError(.unavailable, "the demo's daemon did not start")
@@ -185,27 +220,32 @@ private final class Stage: Sendable {
 
     /// Stops the daemon and returns when it is gone.
     func stopDaemon() async throws {
-        guard let (daemon, listener) = state.withLock({ $0.daemon.take() }) else { return }
         try Output.line("$ kill %1")
-        daemon.terminate()
-        let gone = await onThread("demo-stop") {
-            while let message = listener.next(within: 30), message != "EXITED=1" {}
-            if daemon.isRunning { kill(daemon.processIdentifier, SIGKILL) }
-            daemon.waitUntilExit()
-            return daemon.terminationStatus
-        }
-        try check(daemon.terminationReason == .exit && gone == 0, "the daemon stops when asked to")
+        try check(await endDaemon(), "the daemon stops when asked to")
     }
 
-    /// Removes everything that the demo made, whatever state it is in.
+    /// Whether it stopped as it was asked to, or there is none.
+    private func endDaemon() async -> Bool {
+        guard let (daemon, listener) = state.withLock({ $0.daemon.take() }) else { return true }
+        daemon.terminate()
+        return await onThread("demo-stop") {
+            while let message = listener.next(within: 30), message != "EXITED=1" {}
+            // Both of its processes at once: each would start another.
+            if daemon.isRunning { kill(-daemon.processIdentifier, SIGKILL) }
+            daemon.waitUntilExit()
+            return daemon.terminationReason == .exit && daemon.terminationStatus == 0
+        }
+    }
+
+    /// Removes everything that the demo made, whatever state it is in, and also when nobody reads what it says.
     func clear() async {
         do {
-            try await stopDaemon()
+            if await !endDaemon() { Output.talk("the demo's daemon did not stop when asked to") }
             for mount in try Self.mounts(below: directory).reversed() {
                 guard unsafe umount2(mount, Int32(MNT_DETACH)) != 0 else { continue }
                 // Not root: only the setuid helper may.
                 let helper = process("/usr/bin/env", ["fusermount3", "-u", "-z", mount])
-                try helper.run()
+                try helper.start()
                 await onThread("demo-unmount") { helper.waitUntilExit() }
             }
             // With a mount still there, this would delete the memories in it.
@@ -261,7 +301,7 @@ private final class NotificationListener: Sendable {
                 unsafe bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
             }
         }
-        guard code == 0 else { throw Directory.refusal(errno, "no socket can be made at \(path)") }
+        guard code == 0 else { throw RemfsError.ofSystem("no socket can be made at \(path)") }
     }
 
     deinit { close(descriptor) }

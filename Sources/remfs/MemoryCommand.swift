@@ -135,8 +135,11 @@ private struct WriteMemory: AsyncParsableCommand {
 
 private struct EditMemory: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "edit", abstract: "Edit a memory in $EDITOR",
-        discussion: "Saves only if nobody else has changed the memory meanwhile; otherwise your text is kept in a file that is named.")
+        commandName: "edit", abstract: "Edit a memory in an editor, or write a new one",
+        discussion: """
+            The editor is $VISUAL, or else $EDITOR, or else vi. Saves only what you changed, and only if nobody else has changed the \
+            memory meanwhile; otherwise your text is kept in a file that is named.
+            """)
 
     @Argument(help: storeHelp) var store: String
     @Argument(help: pathHelp) var path: String
@@ -156,9 +159,9 @@ private struct EditMemory: AsyncParsableCommand {
         do throws(RemfsError) {
             try draft.edit()
             let after = try draft.text()
-            guard after != before || found == nil else {
+            guard after != before else {
                 draft.discard()
-                Output.talk("\(path) is unchanged")
+                Output.talk(found == nil ? "\(path) does not exist, and nothing was written" : "\(path) is unchanged")
                 return
             }
             if let found {
@@ -185,7 +188,7 @@ private struct EditorDraft {
 
     init(named name: String, content: String) throws(RemfsError) {
         var template = Array("\(FileManager.default.temporaryDirectory.path)/remfs-edit-XXXXXX\0".utf8CString)
-        guard unsafe mkdtemp(&template) != nil else { throw Directory.refusal(errno, "a directory to edit in cannot be made") }
+        guard unsafe mkdtemp(&template) != nil else { throw RemfsError.ofSystem("a directory to edit in cannot be made") }
         directory = String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         file = "\(directory)/\(name)"
         do {
@@ -195,15 +198,15 @@ private struct EditorDraft {
         }
     }
 
-    /// Runs `$VISUAL` or `$EDITOR`, which may carry arguments, and waits.
+    /// Runs `$VISUAL`, `$EDITOR` or vi, and waits. The variables may carry arguments; an empty one counts as none.
     func edit() throws(RemfsError) {
         let environment = ProcessInfo.processInfo.environment
-        let editor = environment["VISUAL"] ?? environment["EDITOR"] ?? "vi"
+        let editor = ["VISUAL", "EDITOR"].compactMap { environment[$0] }.first { !$0.isEmpty } ?? "vi"
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/bin/sh")
         process.arguments = ["-c", "exec \(editor) \"$1\"", "sh", file]
         do {
-            try process.run()
+            try process.start()
         } catch {
             throw RemfsError(.unavailable, "\(editor) cannot be started", cause: String(describing: error))
         }

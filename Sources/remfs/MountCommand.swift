@@ -1,6 +1,6 @@
 import ArgumentParser
 import Control
-import Foundation
+import Glibc
 import Storage
 
 struct MountCommand: AsyncParsableCommand {
@@ -56,13 +56,25 @@ struct MountCommand: AsyncParsableCommand {
     func run() async throws {
         let client = try await daemon.client()
         let request = Request(
-            memoryStoreID: try await client.store(store).id, directory: Settings.absolute(directory),
+            memoryStoreID: try await client.store(store).id, directory: try Self.target(directory),
             access: readOnly ? .readOnly : .readWrite,
             remfs: .init(
                 uid: uid, gid: gid, umask: umask, history: !noHistory, onStaleWrite: onStaleWrite.rawValue, coherence: coherence.rawValue,
                 xattr: xattr, exec: !noexec))
         let mount: Wire.Mount = try await client.call(.post, "/v1/mounts", body: request)
         if daemon.json { try Output.json(mount) }
+    }
+
+    /// The directory as the daemon wants it. `link/..` would be another place for it than for the kernel, so a link is found out here.
+    private static func target(_ text: String) throws(RemfsError) -> String {
+        let path = Settings.absolute(text)
+        let plain = Settings.plain(path)
+        guard path.split(separator: "/").contains(".."), let real = unsafe realpath(path, nil) else { return plain }
+        defer { unsafe free(real) }
+        guard unsafe String(cString: real) == plain else {
+            throw RemfsError(.notADirectory, "\(text) leads through a symbolic link: name the directory itself")
+        }
+        return plain
     }
 
     private static func octal(_ text: String) throws -> UInt32 {
@@ -82,15 +94,12 @@ struct UnmountCommand: AsyncParsableCommand {
     func run() async throws {
         let client = try await daemon.client()
         let mounts: [Wire.Mount] = try await client.call(.get, "/v1/mounts", as: Wire.Page<Wire.Mount>.self).data
-        let directory = Self.plain(Settings.absolute(mount))
+        let directory = Settings.plain(Settings.absolute(mount))
         // Of several on one directory the newest is on top.
-        guard let found = mounts.last(where: { $0.id == mount || Self.plain($0.directory) == directory }) else {
+        guard let found = mounts.last(where: { $0.id == mount || Settings.plain($0.directory) == directory }) else {
             throw RemfsError(.notFound, "mount \(mount)")
         }
         let deleted: Wire.Deleted = try await client.call(.delete, "/v1/mounts/\(found.id)", query: [("lazy", lazy ? "true" : nil)])
         if daemon.json { try Output.json(deleted) }
     }
-
-    /// Without `.`, `..`, doubled and trailing slashes. Links are not followed: the mount may not answer.
-    private static func plain(_ path: String) -> String { URL(fileURLWithPath: path).standardizedFileURL.path }
 }

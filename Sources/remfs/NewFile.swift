@@ -14,10 +14,9 @@ final class NewFile {
     init(_ path: String) throws(RemfsError) {
         self.path = path
         partial = "\(path).partial-\(getpid())"
-        var status = stat()
-        guard unsafe lstat(path, &status) != 0 else { throw RemfsError(.pathConflict, "\(path) exists") }
+        guard unsafe faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) != 0 else { throw RemfsError(.pathConflict, "\(path) exists") }
         descriptor = unsafe open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
-        guard descriptor >= 0 else { throw Directory.refusal(errno, "\(path) cannot be made") }
+        guard descriptor >= 0 else { throw RemfsError.ofSystem("\(path) cannot be made") }
     }
 
     func append(_ data: Data) throws(RemfsError) {
@@ -30,11 +29,11 @@ final class NewFile {
     }
 
     func finish() throws(RemfsError) {
-        guard fsync(descriptor) == 0 else { throw Directory.refusal(errno, "\(path) cannot be written") }
+        guard fsync(descriptor) == 0 else { throw RemfsError.ofSystem("\(path) cannot be written") }
         // link(2) refuses what exists by now, where rename(2) would replace it.
         guard unsafe link(partial, path) == 0 else {
             if errno == EEXIST { throw RemfsError(.pathConflict, "\(path) exists") }
-            throw Directory.refusal(errno, "\(path) cannot be made")
+            throw RemfsError.ofSystem("\(path) cannot be made")
         }
     }
 

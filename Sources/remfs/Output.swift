@@ -1,19 +1,45 @@
 import Foundation
 import Glibc
 import Storage
+import struct Synchronization.Atomic
 
 /// Where commands write: data to stdout, talk to stderr.
 enum Output {
+    /// Takes the places of streams that we were started without, so that no file of ours gets one and is written to. Writing stays an error.
+    static func takePlaces() {
+        for place in STDIN_FILENO...STDERR_FILENO where fcntl(place, F_GETFD) < 0 {
+            _ = unsafe open("/dev/null", place == STDIN_FILENO ? O_WRONLY : O_RDONLY)
+        }
+    }
+
     /// A line of data.
     static func line(_ text: String) throws(RemfsError) { try bytes(Data((text + "\n").utf8)) }
 
     static func bytes(_ data: Data) throws(RemfsError) {
-        do {
-            try FileHandle.standardOutput.write(contentsOf: data)
-        } catch {
-            throw RemfsError(.noSpace, "stdout cannot be written", cause: String(describing: error))
+        var rest = data
+        while !rest.isEmpty {
+            let count = unsafe rest.withUnsafeBytes { unsafe Glibc.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
+            if count >= 0 {
+                rest = rest.dropFirst(count)
+                continue
+            }
+            switch errno {
+            case EINTR: break
+            case EAGAIN:
+                // Whoever shares it has made it non-blocking.
+                var space = pollfd(fd: STDOUT_FILENO, events: Int16(POLLOUT), revents: 0)
+                _ = unsafe poll(&space, 1, -1)
+            case EPIPE:
+                cutOff.store(true, ordering: .relaxed)
+                throw RemfsError(.unavailable, "nobody reads stdout any more")
+            default: throw RemfsError.ofSystem("stdout cannot be written")
+            }
         }
     }
+
+    /// Whether the reader of stdout has gone, as `head` does when it has its lines: no failure, and nothing to say.
+    static var isCutOff: Bool { cutOff.load(ordering: .relaxed) }
+    private static let cutOff = Atomic<Bool>(false)
 
     /// One document, keys sorted.
     static func json(_ value: some Encodable) throws(RemfsError) {

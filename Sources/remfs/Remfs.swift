@@ -21,16 +21,27 @@ struct Remfs: AsyncParsableCommand {
 
     /// The one place where an error becomes an exit code: ours as `RemfsError.Code` says, bad usage as ArgumentParser does (64).
     static func main() async {
+        Output.takePlaces()
+        BrokenPipe.survive()
+        let isHelper = CommandLine.arguments[0].split(separator: "/").last.map(String.init) == MountHelper.name
         do {
-            var command = try await asyncParseAsRoot()
+            var arguments: [String]?
+            if isHelper {
+                arguments = try MountHelper.arguments(CommandLine.arguments.dropFirst())
+                if arguments == nil { return }
+            }
+            var command = try await asyncParseAsRoot(arguments)
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {
                 try command.run()
             }
+        } catch  where Output.isCutOff {
+            // What a shell shows for those that SIGPIPE ends.
+            Glibc.exit(128 + SIGPIPE)
         } catch let error as RemfsError {
             Output.complain(error)
-            Glibc.exit(error.code.seenAs.exit)
+            Glibc.exit(isHelper ? MountHelper.failureExit : error.code.seenAs.exit)
         } catch {
             exit(withError: error)
         }

@@ -7,6 +7,7 @@ import Logging
 import Metrics
 import ServiceLifecycle
 import Storage
+import Threads
 import UnixSignals
 
 struct Serve: AsyncParsableCommand {
@@ -43,12 +44,17 @@ struct Serve: AsyncParsableCommand {
         case .daemon(let socket):
             let holder = try Holding.link(socket, environment, logger)
             defer { holder.stop() }
-            try await serve(settings, holder, logger)
+            guard try await serve(settings, holder, logger) else { return }
+            logger.notice("handing over")
+            holder.handOver()
+            // Nothing is closed: what this process holds open is its successor's.
+            _exit(0)
         case let role: Glibc.exit(try Holding.hold(role, environment, logger))
         }
     }
 
-    private func serve(_ settings: Settings, _ holder: HolderLink, _ logger: Logger) async throws {
+    /// Serves until it is told to stop (false) or to hand over (true).
+    private func serve(_ settings: Settings, _ holder: HolderLink, _ logger: Logger) async throws -> Bool {
         let metrics = PrometheusMetrics()
         MetricsSystem.bootstrap(metrics)
         try Directory.make(settings.stateDirectory, mode: 0o700)
@@ -70,9 +76,10 @@ struct Serve: AsyncParsableCommand {
             holder.ready()
         }
         // Stopped from the last to the first: the roof before the ground.
+        let handsOver = HangUp()
         let services: [any Service] = [
-            StoresService(stores: stores), MountsService(mounts: mounts), HangUpNotice(logger: logger), server,
-            StopNotice(logger: logger),
+            StoresService(stores: stores, handsOver: handsOver), MountsService(mounts: mounts, handsOver: handsOver), handsOver, server,
+            StopNotice(logger: logger, handsOver: handsOver),
         ]
         let group = ServiceGroup(
             configuration: .init(
@@ -83,8 +90,10 @@ struct Serve: AsyncParsableCommand {
                         failureTerminationBehavior: .gracefullyShutdownGroup)
                 },
                 gracefulShutdownSignals: [.sigterm, .sigint], logger: Self.quiet(logger)))
+        handsOver.stop = { await group.triggerGracefulShutdown() }
         try await group.run()
-        logger.notice("stopped")
+        if !handsOver.isAsked { logger.notice("stopped") }
+        return handsOver.isAsked
     }
 
     /// Each open file of a store and each mount holds a descriptor, and the usual soft limit is 1,024.
@@ -115,41 +124,55 @@ struct Serve: AsyncParsableCommand {
 /// Closes the stores once everything above them has stopped.
 private struct StoresService: Service {
     let stores: StorePool
+    let handsOver: HangUp
 
     func run() async throws {
         try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
-        await onThread("stores-close") { stores.close() }
+        // A successor opens them as they are: whoever waits in a mount waits for that.
+        if !handsOver.isAsked { await onThread("stores-close") { stores.close() } }
     }
 }
 
-/// Drains and unmounts once the socket is closed.
+/// Drains and unmounts once the socket is closed, or leaves the mounts to a successor.
 private struct MountsService: Service {
     let mounts: MountTable
+    let handsOver: HangUp
 
     func run() async throws {
         try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
-        await onThread("mounts-stop") { mounts.stop() }
+        let isAsked = handsOver.isAsked
+        await onThread("mounts-stop") { if isAsked { mounts.handOver() } else { mounts.stop() } }
     }
 }
 
 /// Tells systemd, and whoever reads the log, that a stop has begun.
 private struct StopNotice: Service {
     let logger: Logger
+    let handsOver: HangUp
 
     func run() async throws {
         try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
+        guard !handsOver.isAsked else { return }
         ServiceManager.notify("STOPPING=1")
         logger.notice("stopping")
     }
 }
 
-/// SIGHUP will mean to hand the mounts over to a successor; until then it must not kill the daemon, as it would by default.
-private struct HangUpNotice: Service {
-    let logger: Logger
+/// SIGHUP means to hand the mounts over to a successor, which may be a newer program.
+private final class HangUp: Service {
+    private let state = Mutex((isAsked: false, stop: { @Sendable () async -> Void in }))
+
+    var isAsked: Bool { state.withLock { $0.isAsked } }
+    /// Begins the shutdown of everything.
+    var stop: @Sendable () async -> Void {
+        get { state.withLock { $0.stop } }
+        set { state.withLock { $0.stop = newValue } }
+    }
 
     func run() async throws {
         for await _ in await UnixSignalsSequence(trapping: .sighup).cancelOnGracefulShutdown() {
-            logger.notice("hang-up ignored: handing over is not supported")
+            state.withLock { $0.isAsked = true }
+            await stop()
         }
     }
 }

@@ -112,13 +112,17 @@ private struct SetStore: AsyncParsableCommand {
     var metadata: [Pair] = []
     @Option(help: "read_write or read_only") var access: String?
     @Option(help: ArgumentHelp("Apply the API's limits to mounts as well", valueName: "true|false")) var contract: Bool?
-    @Option(help: "Through a mount") var maxBytesPerMemory: Int64?
-    @Option var maxMemories: Int64?
-    @Option(help: "Content of all memories; 0 for no limit") var maxBytes: Int64?
+    @Option(help: ArgumentHelp("How large a file of a mount may be, 1 to 17179869184 (16 GiB); a new store has 64 MiB", valueName: "bytes"))
+    var maxBytesPerMemory: Int64?
+    @Option(help: ArgumentHelp("How many memories there may be, at least 1; a new store has 10000", valueName: "count"))
+    var maxMemories: Int64?
+    @Option(help: ArgumentHelp("How large all memories may be together; 0 for no limit, as a new store has it", valueName: "bytes"))
+    var maxBytes: Int64?
     @Option(help: ArgumentHelp("Names kept without versions; may be repeated, replaces all", valueName: "pattern")) var unversioned:
         [String] = []
     @Option(help: "allow, warn or refuse") var secrets: String?
-    @Option(help: "Days to keep versions that are no head; 0 for ever") var retentionDays: Int?
+    @Option(help: ArgumentHelp("How long to keep versions that are no head; 0 for ever, as a new store has it", valueName: "days"))
+    var retentionDays: Int?
     @OptionGroup var daemon: DaemonOptions
 
     struct Update: Encodable {

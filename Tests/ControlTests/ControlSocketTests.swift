@@ -6,7 +6,7 @@ import Testing
 @testable import Control
 
 @Suite struct ControlSocketTests {
-    /// A directory for sockets: short, since their paths may have 107 bytes only.
+    /// A directory for sockets: short, since their paths may have 103 bytes only.
     private static func inScratch(_ body: (String) throws -> Void) throws {
         let directory = "/tmp/rc-\(UInt32.random(in: 0 ... .max))"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
@@ -74,7 +74,26 @@ import Testing
 
     @Test func refusesAPathThatNoSocketCanHave() {
         #expect(refusal { () throws(RemfsError) in try ControlSocket(path: "control.sock").prepare() }?.code == .invalidArgument)
-        let long = "/tmp/" + String(repeating: "x", count: 103)
-        #expect(refusal { () throws(RemfsError) in try ControlSocket(path: long).prepare() }?.code == .invalidArgument)
+        for length in [104, 107, 108, 5_000] {
+            let error = refusal { () throws(RemfsError) in
+                try ControlSocket(path: "/tmp/" + String(repeating: "x", count: length - 5)).prepare()
+            }
+            #expect(error?.code == .invalidArgument)
+            #expect(error?.message.hasSuffix("is over 103 bytes long") == true)
+        }
+    }
+
+    @Test func saysWhyADirectoryCannotBeMade() throws {
+        try Self.inScratch { directory in
+            let name = String(repeating: "x", count: 256)
+            try FileManager.default.createSymbolicLink(atPath: "\(directory)/loop", withDestinationPath: "\(directory)/loop")
+            for (path, code, reason) in [
+                (name, .nameTooLong, "File name too long"), ("loop/a", .invalidArgument, "Too many levels of symbolic links"),
+            ] as [(String, RemfsError.Code, String)] {
+                let error = refusal { () throws(RemfsError) in try Directory.make("\(directory)/\(path)", mode: 0o700) }
+                #expect(error?.code == code)
+                #expect(error?.message.hasSuffix(" cannot be made: \(reason)") == true)
+            }
+        }
     }
 }

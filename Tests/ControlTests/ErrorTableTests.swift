@@ -97,14 +97,21 @@ import Testing
             #expect(String(buffer: response.body).contains(#""type":"not_found_error""#))
             #expect(response.headers[HTTPField.Name("request-id")!] != nil)
         }
-        for method in [HTTPRequest.Method.post, .put, .patch, .delete, .options] {
+        for method in [HTTPRequest.Method.post, .put, .patch, .delete, .options, .trace, .connect, .init("PROPFIND")!] {
             try await Self.ask("/conflict", method) { response in
                 #expect(response.status.code == 405)
-                #expect(response.headers[.allow] == "GET")
+                #expect(response.headers[.allow] == "GET, HEAD")
+                #expect(response.headers[HTTPField.Name("remfs-error")!] == "unsupported")
                 #expect(String(buffer: response.body).contains(#""type":"invalid_request_error""#))
                 #expect(response.headers[HTTPField.Name("request-id")!] != nil)
             }
         }
+    }
+
+    @Test func aMethodIsAskedOfOnePath() async throws {
+        try await Self.ask("/fail/x", .post) { #expect($0.status.code == 405) }
+        try await Self.ask("/body", .head) { #expect($0.status.code == 405 && $0.headers[.allow] == "POST") }
+        for path in ["/fail", "/fail/x/y", "/body/x", "/"] { try await Self.ask(path, .post) { #expect($0.status.code == 404, "\(path)") } }
     }
 
     @Test func aBodyOverTheCapIs413() async throws {

@@ -1,6 +1,8 @@
 import Filesystem
 import Foundation
+import Glibc
 import Logging
+import NIOCore
 import ServiceLifecycle
 import Storage
 import Testing
@@ -133,6 +135,24 @@ import Testing
             #expect(errors.map { $0?.code } == [.notFound, .tooLarge, .invalidArgument, .unavailable])
             #expect(errors[2]?.message == "name must have 1 to 255 characters")
         }
+    }
+
+    @Test func whyNobodyAnswersIsSaid() async throws {
+        func unanswered(_ code: Int32) -> RemfsError { ControlClient.unanswered(IOError(errnoCode: code, reason: "connect"), "/s") }
+        #expect(unanswered(EACCES).code == .notPermitted)
+        #expect(
+            unanswered(EACCES).message
+                == "user \(geteuid()) may not use the socket /s, only root, the daemon's user and members of its socket_group")
+        for code in [ENOENT, ECONNREFUSED] {
+            #expect(unanswered(code).code == .unavailable)
+            #expect(unanswered(code).message == "no daemon answers at /s; start one with `remfs serve`")
+        }
+        #expect(unanswered(EPROTO).message == "the daemon at /s cannot be reached: Protocol error")
+        #expect(unanswered(ECONNRESET).message == "the daemon at /s broke off before it had answered")
+        let long = await Self.failure { () async throws(RemfsError) in
+            try await ControlClient(socket: "/" + String(repeating: "x", count: 103)).call(.get, "/v1/status", as: Wire.Status.self)
+        }
+        #expect(long?.code == .invalidArgument)
     }
 
     private static func failure<Value>(_ body: () async throws(RemfsError) -> Value) async -> RemfsError? {

@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import TestSupport
 import Testing
 
 /// The command line against a real daemon.
@@ -31,7 +32,16 @@ extension ServeTests {
                 #expect(try !daemon.output("store", "list").contains(plain))
                 #expect(try daemon.output("store", "list", "--archived").contains(plain))
                 #expect(try daemon.output("store", "show", plain).contains("archived"))
-                try daemon.output("store", "delete", plain)
+                // Its name is still its own, until a store that is open takes it.
+                #expect(try daemon.remfs("store", "show", "renamed", "--json").json()["id"] as? String == plain)
+                try daemon.output("store", "archive", "renamed")
+                let other = try daemon.output("store", "create", "renamed").trimmingCharacters(in: .newlines)
+                #expect(try daemon.remfs("store", "show", "renamed", "--json").json()["id"] as? String == other)
+                try daemon.output("store", "archive", "renamed")
+                let ambiguous = try daemon.remfs("store", "delete", "renamed")
+                #expect(ambiguous.status == 65 && ambiguous.errors.contains(plain) && ambiguous.errors.contains(other))
+                try daemon.output("store", "delete", other)
+                try daemon.output("store", "delete", "renamed")
                 let gone = try daemon.remfs("store", "show", plain)
                 #expect(gone.status == 66)
                 #expect(gone.errors == "remfs: not_found: memory store \(plain) not found\n")
@@ -101,6 +111,25 @@ extension ServeTests {
                 #expect(unchanged.status == 0 && unchanged.errors.contains("unchanged"))
                 #expect(try daemon.output("log", "notes", "/a.md").split(separator: "\n").count == 3)
                 #expect(try edit("false").status == 69)
+                // A path mistyped, and left as it came.
+                let mistyped = try daemon.remfs("memory", "edit", "notes", "/b.md", environment: ["EDITOR": "true"])
+                #expect(mistyped.status == 0)
+                #expect(mistyped.errors == "remfs: /b.md does not exist, and nothing was written\n")
+                #expect(try daemon.remfs("memory", "cat", "notes", "/b.md").status == 66)
+                // An empty variable counts as none.
+                let bin = "\(daemon.directory)/bin"
+                try FileManager.default.createDirectory(atPath: bin, withIntermediateDirectories: false)
+                try Data("#!/bin/sh\necho vi >> \"$1\"\n".utf8).write(to: URL(fileURLWithPath: "\(bin)/vi"))
+                try #require(chmod("\(bin)/vi", 0o755) == 0)
+                let path = "\(bin):\(daemon.environment["PATH"] ?? "")"
+                for (visual, editor, expected) in [
+                    ("", "", "vi\n"), ("", "sed -i s/vi/editor/", "editor\n"), ("sed -i s/or//", "false", "edit\n"),
+                ] {
+                    let result = try daemon.remfs(
+                        "memory", "edit", "notes", "/c.md", environment: ["VISUAL": visual, "EDITOR": editor, "PATH": path])
+                    #expect(result.status == 0, "\(result.errors)")
+                    #expect(try daemon.output("memory", "cat", "notes", "/c.md") == expected)
+                }
 
                 // Somebody else saves while the editor is open.
                 let other = "\(Binary.path) memory write notes /a.md --file"
@@ -184,6 +213,42 @@ extension ServeTests {
                 #expect(try FileManager.default.contentsOfDirectory(atPath: daemon.state).allSatisfy { !$0.hasPrefix("backup") })
                 #expect(try daemon.remfs("store", "backup", "nobody", "\(daemon.directory)/no").status == 66)
                 #expect(!FileManager.default.fileExists(atPath: "\(daemon.directory)/no"))
+            }
+        }
+
+        @Test func aReaderThatHasEnoughEndsACommandWithoutAWord() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                try daemon.output("memory", "write", "notes", "/long", input: String(repeating: "x", count: 100_000))
+                func piped(_ script: String) throws -> Program.Outcome {
+                    try Program.start(
+                        ["bash", "-c", "remfs() { '\(Binary.path)' \"$@\"; }; \(script)"], in: "/", scratch: daemon.directory,
+                        environment: daemon.environment
+                    ).wait()
+                }
+                for command in ["status", "memory cat notes /long", "log notes", "--help"] {
+                    // `true` has gone before anything is written.
+                    let result = try piped("{ sleep 0.5; remfs \(command); echo $? >&2; } | true")
+                    #expect(result.errors == (command == "--help" ? "0\n" : "141\n"), "\(command)")
+                }
+                let full = try piped("remfs memory cat notes /long > /dev/full")
+                #expect(full.status == 74)
+                #expect(full.errors == "remfs: no_space: stdout cannot be written: No space left on device\n")
+                let closed = try piped("remfs status >&-")
+                #expect(closed.status == 69)
+                #expect(closed.errors == "remfs: unavailable: stdout cannot be written: Bad file descriptor\n")
+            }
+        }
+
+        @Test func whatACommandStartsIsEndedByABrokenPipe() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let shown = "\(daemon.directory)/signals"
+                let result = try daemon.remfs(
+                    "memory", "edit", "notes", "/a", environment: ["EDITOR": "sh -c 'grep SigIgn /proc/self/status > \(shown)'"])
+                #expect(result.status == 0, "\(result.errors)")
+                let mask = try #require(Files.text(shown)?.split(separator: "\t").last.flatMap { UInt64($0.dropLast(), radix: 16) })
+                #expect(mask & (1 << (UInt64(SIGPIPE) - 1)) == 0)
             }
         }
 

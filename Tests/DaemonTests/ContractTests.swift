@@ -81,6 +81,11 @@ extension ServeTests {
                     ("DELETE", "/v1/memory_stores", nil, 405, "invalid_request_error"),
                     ("POST", "/v1/memory_stores", "{", 400, "invalid_request_error"),
                     ("POST", "/v1/memory_stores", "[]", 400, "invalid_request_error"),
+                    ("POST", "/v1/memory_stores", #"{"name": "x", "name": "y"}"#, 400, "invalid_request_error"),
+                    ("PROPFIND", store, nil, 405, "invalid_request_error"),
+                    ("TRACE", "/v1/status", nil, 405, "invalid_request_error"),
+                    ("CONNECT", "/v1/status", nil, 405, "invalid_request_error"),
+                    ("POST", "\(store)/policy", #"{"max_memories": 0}"#, 400, "invalid_request_error"),
                     ("POST", "/v1/memory_stores", "{}", 400, "invalid_request_error"),
                     ("POST", "/v1/memory_stores", #"{"name": 7}"#, 400, "invalid_request_error"),
                     ("POST", "/v1/memory_stores", #"{"name": ""}"#, 400, "invalid_request_error"),
@@ -215,6 +220,78 @@ extension ServeTests {
                 #expect(try daemon.stop().status == 0)
                 // A tenth of the wait, and twice the grace period.
                 #expect(ContinuousClock.now - start < .seconds(6))
+            }
+        }
+
+        /// What a client that sends exactly these bytes, and then no more, is answered.
+        private static func answer(_ daemon: DaemonProcess, _ text: String, ends: Bool = true) throws -> [UInt8] {
+            let descriptor = try UnixSocket.connect(daemon.socket)
+            defer { close(descriptor) }
+            try UnixSocket.write(descriptor, text)
+            if ends { shutdown(descriptor, Int32(SHUT_WR)) }
+            return try UnixSocket.readToEnd(descriptor)
+        }
+
+        @Test func whatIsNoHTTPIsRefusedInTheEnvelope() throws {
+            try DaemonProcess.with { daemon in
+                let get = "GET /v1/status HTTP/1.1\r\nHost: x\r\n"
+                for text in [
+                    "\u{16}\u{3}\u{1}nonsense\r\n\r\n", "MAKE /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", "GET /v1/status HTTP/9.7\r\n\r\n",
+                    get + "X: " + String(repeating: "x", count: 100_000) + "\r\n\r\n", get + "Content-Length: many\r\n\r\n",
+                ] {
+                    let response = try DaemonProcess.parse(try Self.answer(daemon, text, ends: false))
+                    #expect(response.status == 400)
+                    #expect(response.headers["remfs-error"] == "invalid_argument" && response.headers["connection"] == "close")
+                    #expect(try response.errorType() == "invalid_request_error")
+                    #expect(try (response.json()["error"] as? [String: Any])?["message"] as? String != nil)
+                }
+                // After a request that is answered.
+                let both = String(decoding: try Self.answer(daemon, get + "\r\nnonsense nonsense\r\n\r\n", ends: false), as: UTF8.self)
+                #expect(both.contains("HTTP/1.1 200 OK") && both.contains("HTTP/1.1 400 Bad Request") && both.contains(#""type":"error""#))
+            }
+        }
+
+        @Test func aBrokenBodyIsTheClientsFault() throws {
+            try DaemonProcess.prepared { daemon in
+                try daemon.start(["--log-level", "notice"])
+                let post = "POST /v1/memory_stores HTTP/1.1\r\nHost: x\r\n"
+                for text in [
+                    post + "Content-Length: 50\r\n\r\n{\"name\":", post + "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+                    post + "Transfer-Encoding: chunked\r\n\r\n50\r\n{}",
+                ] {
+                    let response = try DaemonProcess.parse(try Self.answer(daemon, text))
+                    #expect(response.status == 400)
+                    #expect(response.headers["remfs-error"] == "invalid_argument")
+                    #expect(try response.errorType() == "invalid_request_error")
+                }
+                // And one that does not wait to hear it.
+                let gone = try UnixSocket.connect(daemon.socket)
+                try UnixSocket.write(gone, post + "Content-Length: 50\r\n\r\n{\"name\":")
+                close(gone)
+                #expect(try daemon.http("GET", "/v1/memory_stores").data().isEmpty)
+                let log = try daemon.stop().errors
+                #expect(!log.contains("request failed") && !log.contains("request refused"), "\(log)")
+            }
+        }
+
+        @Test func whoAsksForLeaveToSendGetsIt() throws {
+            try DaemonProcess.with { daemon in
+                let body = #"{"name": "asked"}"#
+                let head = "POST /v1/memory_stores HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\n"
+                let descriptor = try UnixSocket.connect(daemon.socket)
+                defer { close(descriptor) }
+                try UnixSocket.write(descriptor, head + "Content-Length: \(body.utf8.count)\r\n\r\n")
+                var buffer = [UInt8](repeating: 0, count: 1_024)
+                let count = read(descriptor, &buffer, buffer.count)
+                #expect(String(decoding: buffer.prefix(max(0, count)), as: UTF8.self) == "HTTP/1.1 100 Continue\r\n\r\n")
+                try UnixSocket.write(descriptor, body)
+                let response = try DaemonProcess.parse(try UnixSocket.readToEnd(descriptor))
+                #expect(response.status == 200)
+                #expect(try response.json()["name"] as? String == "asked")
+                // No leave for what would be refused: the refusal itself.
+                let refused = try DaemonProcess.parse(try Self.answer(daemon, head + "Content-Length: 4194305\r\n\r\n"))
+                #expect(refused.status == 413)
+                #expect(try refused.errorType() == "request_too_large")
             }
         }
 

@@ -26,6 +26,32 @@ extension ServeTests {
             return Glibc.write(descriptor, text, text.utf8.count) == text.utf8.count ? 0 : errno
         }
 
+        /// As mount(8) runs it: by a name of its own, with options as in /etc/fstab.
+        @Test func theHelperOfMountMounts() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                try daemon.output("memory", "write", "notes", "/a", input: "here")
+                let directory = "\(daemon.directory)/mnt"
+                try check(mkdir(directory, 0o755))
+                let helper = "\(daemon.directory)/mount.fuse.remfs"
+                try check(symlink(Binary.path, helper))
+                func mount(_ arguments: String...) throws -> Program.Outcome {
+                    try Program.start([helper] + arguments, in: "/", scratch: daemon.directory, environment: daemon.environment).wait()
+                }
+                #expect(try mount("notes", directory, "-o", "rw,quota").status == 32)
+                #expect(try mount("nobody", directory, "-o", "rw").status == 32)
+                #expect(try mount("notes", directory, "-f").status == 0)
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                let mounted = try mount("notes", directory, "-v", "-o", "ro,noexec,nofail,x-systemd.requires=remfs.service,umask=027,uid=7")
+                #expect(mounted.status == 0, "\(mounted.errors)")
+                #expect(try String(contentsOfFile: "\(directory)/a", encoding: .utf8) == "here")
+                var status = stat()
+                try check(stat("\(directory)/a", &status))
+                #expect(status.st_uid == 7 && status.st_mode & 0o777 == 0o640)
+                #expect(Self.write("x", to: "\(directory)/b") == EROFS)
+            }
+        }
+
         /// What a thousand saves of a growing file leave on the disk, journal included, when it has been quiet for ten seconds.
         @Test func historyStaysSmallByItself() throws {
             try Self.mounted { daemon, directory in
@@ -182,6 +208,37 @@ extension ServeTests {
             }
         }
 
+        @Test func aDirectoryIsNamedAsInAShell() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (place, target) = ("\(daemon.directory)/place", "\(daemon.directory)/place/dir")
+                try FileManager.default.createDirectory(atPath: target, withIntermediateDirectories: true)
+                try FileManager.default.createSymbolicLink(atPath: "\(daemon.directory)/link", withDestinationPath: target)
+                func run(_ command: String, _ name: String, in directory: String) throws -> Program.Outcome {
+                    try Program.start(
+                        [Binary.path] + (command == "mount" ? ["mount", "notes", name] : [command, name]), in: directory,
+                        scratch: daemon.directory, environment: daemon.environment
+                    ).wait()
+                }
+                for (name, directory) in [
+                    ("dir", place), ("./dir", place), ("dir/", place), (".//dir/.", place), ("../place/dir", place), (".", target),
+                    ("../dir", target), ("\(place)//dir/", "/"),
+                ] {
+                    let mounted = try run("mount", name, in: directory)
+                    #expect(mounted.status == 0, "\(name) in \(directory): \(mounted.errors)")
+                    #expect(DaemonProcess.mounts(below: daemon.directory) == [target])
+                    // Who stands in it would hold it.
+                    let unmounted = try run("unmount", directory == target ? target : name, in: directory == target ? "/" : directory)
+                    #expect(unmounted.status == 0, "\(name) in \(directory): \(unmounted.errors)")
+                }
+                for name in ["link", "link/.", "link/../dir", "../link"] {
+                    let refused = try run("mount", name, in: name == "../link" ? place : daemon.directory)
+                    #expect(refused.status == 65, "\(name): \(refused.errors)")
+                }
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+            }
+        }
+
         @Test func aStopUnmountsEvenWhatIsInUse() throws {
             try Self.mounted { daemon, directory in
                 let file = open("\(directory)/a", O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
@@ -228,6 +285,67 @@ extension ServeTests {
         }
         let scratch = try #require(result.output.firstMatch(of: /\/[^ ]*remfs-demo-[A-Za-z0-9]+/)).output
         #expect(!FileManager.default.fileExists(atPath: String(scratch)))
+    }
+
+    /// Runs the demo where `/dev/fuse` is what `commands` make of it, for nobody but it: in a mount namespace that goes with it.
+    private static func demo(where commands: String, as user: String, _ check: (Program.Outcome) throws -> Void) throws {
+        guard geteuid() == 0 else {
+            print("skipped: only root can be somebody else, and make devices")
+            return
+        }
+        try TemporaryDirectory.with { scratch in
+            let home = "\(scratch)/home"
+            try FileManager.default.createDirectory(atPath: home, withIntermediateDirectories: false)
+            try #require(chmod(scratch, 0o755) == 0 && chmod(home, 0o777) == 0)
+            let run = "setpriv --reuid \(user) --regid \(user) --clear-groups env HOME=\(home) TMPDIR=\(home)"
+            let script = """
+                set -e
+                mount -t tmpfs -o dev none /mnt
+                \(commands)
+                mount --bind /mnt/fuse /dev/fuse
+                \(run) test -x '\(Binary.path)' || exit 125
+                exec \(run) '\(Binary.path)' demo
+                """
+            let result = try Program.start(
+                ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], in: "/", scratch: scratch
+            ).wait()
+            guard result.status != 125 else {
+                print("skipped: this directory is closed to other users")
+                return
+            }
+            try check(result)
+            #expect(try FileManager.default.contentsOfDirectory(atPath: home).isEmpty)
+        }
+    }
+
+    /// 65534 is nobody, who has an entry in every user database: fusermount3 wants one.
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func theDemoWorksForAnOrdinaryUser() throws {
+        try Self.demo(where: "mknod -m 666 /mnt/fuse c 10 229", as: "65534") { result in
+            #expect(result.status == 0, "\(result.output)\n\(result.errors)")
+            #expect(result.output.contains("claims were checked.") && result.output.contains("two seconds of quiet"))
+        }
+    }
+
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func theDemoSaysThatThereIsNoDevice() throws {
+        try Self.demo(where: "touch /mnt/fuse", as: "0") { result in
+            #expect(result.status == 69)
+            #expect(result.errors == "remfs: unavailable: the demo mounts a store, and /dev/fuse is no device here\n")
+        }
+    }
+
+    @Test(.enabled(if: hasFuse, "needs /dev/fuse"), arguments: [1, 12, 60]) func aDemoThatNobodyReadsLeavesNothing(_ lines: Int) throws {
+        try TemporaryDirectory.with { scratch in
+            let place = "\(scratch)/place"
+            try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: false)
+            let result = try Program.start(
+                ["bash", "-c", "'\(Binary.path)' demo | head -\(lines) > /dev/null; echo ${PIPESTATUS[0]}"], in: "/", scratch: scratch,
+                environment: ["TMPDIR": place]
+            ).wait()
+            #expect(result.output == "141\n")
+            #expect(result.errors == "")
+            #expect(try FileManager.default.contentsOfDirectory(atPath: place).isEmpty)
+            #expect(DaemonProcess.mounts(below: place).isEmpty)
+        }
     }
 
     @Test(.enabled(if: hasFuse, "needs /dev/fuse")) func anInterruptedDemoLeavesNothing() throws {

@@ -40,9 +40,12 @@ import Testing
         }
     }
 
-    @Test func aHangUpDoesNotEndIt() throws {
+    @Test func aHangUpHasAnotherGoOn() throws {
         try DaemonProcess.with { daemon in
+            let first = try daemon.servingProcess()
             daemon.running?.signal(SIGHUP)
+            #expect(daemon.notification() == "READY=1")
+            #expect(try daemon.servingProcess() != first)
             let status = try daemon.http("GET", "/v1/status")
             #expect(status.status == 200)
             #expect(try daemon.stop().status == 0)
@@ -130,8 +133,43 @@ import Testing
             let nobody = try serve("socket_group: no-such-group-anywhere\n")
             #expect(nobody.status == 66)
             #expect(nobody.errors.contains("group no-such-group-anywhere does not exist"))
+            for (value, text) in [
+                ("state_dir", "7"), ("socket", "true"), ("runtime_dir", "1.5"), ("socket_group", "no"), ("log_level", "3"),
+            ] {
+                let wrong = try serve("\(value): \(text)\n")
+                #expect(wrong.status == 65)
+                #expect(wrong.errors == "remfs: invalid_argument: configuration file \(file): \(value) must be a string, not \(text)\n")
+            }
             let missing = try daemon.remfs("serve", "--config", "\(daemon.directory)/missing.yaml")
             #expect(missing.status == 66)
+            #expect(missing.errors.hasSuffix("missing.yaml cannot be read: No such file or directory\n"))
+            let directory = try daemon.remfs("serve", "--config", daemon.directory)
+            #expect(directory.status == 65)
+            #expect(directory.errors == "remfs: is_a_directory: configuration file \(daemon.directory) cannot be read: Is a directory\n")
+            let long = try daemon.remfs("serve", "--socket", "/tmp/" + String(repeating: "x", count: 99))
+            #expect(long.status == 65)
+            #expect(long.errors.hasSuffix("is over 103 bytes long\n"))
+            let place = "/tmp/" + String(repeating: "x", count: 256)
+            let name = try daemon.remfs("serve", "--state-dir", place)
+            #expect(name.status == 65)
+            #expect(name.errors == "remfs: name_too_long: \(place) cannot be made: File name too long\n")
+        }
+    }
+
+    @Test func aFileMayLeaveAValueOut() throws {
+        try DaemonProcess.prepared { daemon in
+            let file = "\(daemon.directory)/remfs.yaml"
+            // By the name of the daemon's own socket it shows that the others count as none.
+            let yaml = "state_dir: ~\nruntime_dir: \"\"\nsocket:\nsocket_group: \(getegid())\nlog_level: null\n"
+            try Data(yaml.utf8).write(to: URL(fileURLWithPath: file))
+            try daemon.start(
+                ["--config", file],
+                environment: [
+                    "REMFS_STATE_DIR": "", "REMFS_RUNTIME_DIR": "", "STATE_DIRECTORY": daemon.state,
+                    "RUNTIME_DIRECTORY": "\(daemon.directory)/run",
+                ])
+            #expect(try daemon.http("GET", "/v1/status").json()["state_directory"] as? String == daemon.state)
+            #expect(try daemon.stop().status == 0)
         }
     }
 

@@ -16,10 +16,10 @@ extension ServeTests {
             }
         }
 
-        /// Kills the serving process, and waits until another serves.
-        private static func kill(_ daemon: DaemonProcess) throws {
+        /// Ends the serving process, and waits until another serves.
+        private static func kill(_ daemon: DaemonProcess, _ signal: Int32 = SIGKILL) throws {
             let process = try daemon.servingProcess()
-            try check(Glibc.kill(process, SIGKILL))
+            try check(Glibc.kill(process, signal))
             #expect(daemon.notification() == "READY=1")
             #expect(try daemon.servingProcess() != process)
         }
@@ -59,7 +59,7 @@ extension ServeTests {
         }
 
         /// Writers that never stop, and a daemon that is killed again and again: no call fails, nothing is lost or done twice.
-        @Test(.timeLimit(.minutes(3))) func nobodyNotices() throws {
+        @Test(.timeLimit(.minutes(3)), arguments: [SIGKILL, SIGHUP]) func nobodyNotices(_ signal: Int32) throws {
             try Self.mounted { daemon, directory in
                 let script = """
                     import os, sys, time
@@ -99,7 +99,7 @@ extension ServeTests {
                 let kills = ProcessInfo.processInfo.environment["REMFS_TAKEOVER_KILLS"].flatMap { Int($0) } ?? 20
                 for _ in 0..<kills {
                     usleep(UInt32.random(in: 10_000...150_000))
-                    try Self.kill(daemon)
+                    try Self.kill(daemon, signal)
                 }
                 try Data().write(to: URL(fileURLWithPath: stop))
                 var counts: [String: Int] = [:]
@@ -116,6 +116,19 @@ extension ServeTests {
                 #expect(names.count { $0.hasPrefix("create-") } == counts["create"])
                 #expect(names.count { $0.hasPrefix("second-") } == min(51, counts["rename"] ?? 0))
                 #expect(!names.contains { $0.hasPrefix("directory-") || $0.hasPrefix("rename-") || $0.hasPrefix("renamed-") })
+            }
+        }
+
+        /// What a mount has seen is known to a successor that was told. After a crash it counts as having seen nothing, so nothing is stale.
+        @Test(arguments: [(SIGHUP, true), (SIGKILL, false)]) func whatWasSeenIsHandedOver(_ signal: Int32, _ isStale: Bool) throws {
+            try Self.mounted { daemon, directory in
+                try daemon.output("memory", "write", "notes", "/a", input: "from elsewhere")
+                #expect(try String(contentsOfFile: directory + "/a", encoding: .utf8) == "from elsewhere")
+                try daemon.output("memory", "write", "notes", "/a", input: "and newer")
+                try Self.kill(daemon, signal)
+                try Program.start(["sh", "-c", "echo mine > a"], in: directory, scratch: daemon.directory).success()
+                let versions = try #require(try daemon.remfs("log", "notes", "/a", "--json").json()["data"] as? [[String: Any]])
+                #expect(versions.map { $0["stale"] as? Bool } == [isStale, false, false])
             }
         }
 

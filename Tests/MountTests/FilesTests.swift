@@ -110,6 +110,17 @@ struct FilesTests {
         }
     }
 
+    @Test func blocksAreWhatIsStored() async throws {
+        try await MountedStore.with { mount in
+            try mount.run("truncate -s 10m f g; printf 123 | dd of=g bs=1 seek=5M conv=notrunc status=none; yes | head -c 100000 > h")
+            expect(try mount.status("/f").st_blocks, is: 0)
+            // Three bytes; once they are sealed, a chunk.
+            #expect([1, 128].contains(try mount.status("/g").st_blocks))
+            expect(try mount.status("/h").st_blocks, is: 196)
+            expect(try mount.run("du -k f h"), is: "0\tf\n98\th\n")
+        }
+    }
+
     @Test func zeroingAndPunchingMakeZeros() async throws {
         try await MountedStore.with(memories: ["/f": "0123456789"]) { mount in
             try mount.withOpen("/f", O_RDWR) { file in

@@ -89,16 +89,36 @@ struct NamesTests {
             #expect(throws: Errno.fileExists) { try mount.makeDirectory("/.remfs") }
             #expect(throws: Errno.isADirectory) { try mount.rename("/f", "/.remfs") }
             #expect(throws: Errno.fileExists) { try mount.symbolicLink("x", "/.remfs") }
-            #expect(throws: (any Error).self) { try mount.write("/.remfs/new", "1") }
-            #expect(throws: (any Error).self) { try mount.write("/.remfs/status", "1") }
-            #expect(throws: (any Error).self) { try mount.remove("/.remfs/status") }
-            #expect(throws: (any Error).self) { try mount.removeDirectory("/.remfs") }
             let status = try mount.read("/.remfs/status")
             #expect(status.contains("store_id: \(mount.store.id)\n"))
             #expect(status.contains("access: read_write\n"))
             // Below the root it is a name like any.
             try mount.makeDirectory("/d")
             try mount.write("/d/.remfs", "1")
+        }
+    }
+
+    @Test func whatIsBelowTheReservedNameStaysAsItIs() async throws {
+        try await MountedStore.with(memories: ["/d/f": "1", "/f": "1"]) { mount in
+            let changes: [(what: String, change: () throws -> Void)] = [
+                ("create", { try mount.write("/.remfs/new", "1") }), ("mkdir", { try mount.makeDirectory("/.remfs/new") }),
+                ("symlink", { try mount.symbolicLink("x", "/.remfs/new") }), ("link into it", { try mount.link("/f", "/.remfs/new") }),
+                ("mkfifo", { try check(mkfifo(mount.path("/.remfs/new"), 0o644)) }), ("unlink", { try mount.remove("/.remfs/status") }),
+                ("link of what it holds", { try mount.link("/.remfs/status", "/new") }),
+                ("rmdir", { try mount.removeDirectory("/.remfs") }),
+                ("rename into it", { try mount.rename("/f", "/.remfs/new") }),
+                ("rename over what it holds", { try mount.rename("/f", "/.remfs/status") }),
+                ("rename of what it holds", { try mount.rename("/.remfs/status", "/new") }),
+                ("rename of itself", { try mount.rename("/.remfs", "/new") }),
+                ("exchange", { try mount.rename("/.remfs/status", "/f", Linux.exchange) }),
+                ("truncating open", { try mount.write("/.remfs/status", "1") }),
+                ("write", { try mount.write("/.remfs/status", [1], O_WRONLY) }),
+                ("chmod", { try mount.change(mode: 0o600, of: "/.remfs/status") }),
+            ]
+            for (what, change) in changes { #expect(throws: Errno.readOnlyFileSystem, "\(what)", performing: change) }
+            #expect(throws: Errno.fileExists) { try mount.rename("/d", "/.remfs", Linux.noReplace) }
+            expect(try mount.names(), is: ["d", "f"])
+            expect(try mount.run("cat .remfs/status > copy; grep -c '^access: read_write$' copy"), is: "1\n")
         }
     }
 
@@ -165,6 +185,37 @@ struct NamesTests {
             }
             #expect(Set(seen).count == seen.count, "none twice")
             #expect(Set(seen).isSuperset(of: (0..<250).map { "\($0 * 2)" }))
+        }
+    }
+
+    /// Programs that rename what they list, give it other content, or let it change places come to an end, and meet each file once.
+    @Test(arguments: ["rename", "replace", "exchange"]) func aListingEndsThoughWhatItShowsIsRenamed(_ how: String) async throws {
+        let count = how == "rename" ? 5_000 : 1_000
+        try await MountedStore.with { mount in
+            try mount.run("mkdir d; cd d; for ((i = 0; i < \(count); i++)); do : > $i; done; mkdir dir; ln 7 other; : > ../other")
+            let directory = try #require(opendir(mount.path("/d")))
+            defer { closedir(directory) }
+            var seen: [String: Int] = [:]
+            while let entry = readdir(directory), seen.count <= count * 2 {
+                let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(cString: $0.bindMemory(to: CChar.self).baseAddress!) }
+                guard name.first != "." else { continue }
+                seen[name, default: 0] += 1
+                switch how {
+                case "rename": try mount.rename("/d/\(name)", "/d/new-\(name)")
+                case "replace" where name != "dir":
+                    try mount.write("/d/.new", name)
+                    try mount.rename("/d/.new", "/d/\(name)")
+                case "exchange" where Int(name) != nil: try mount.rename("/d/\(name)", "/other", Linux.exchange)
+                default: break
+                }
+            }
+            #expect(seen.count == count + 2 && seen.values.allSatisfy { $0 == 1 }, "\(seen.count) names")
+            expect(try mount.names("/d").count, is: count + 2)
+            let kept = try mount.daemon.afterwards(mount.store.id) { store in
+                try store.memories(under: "/d/", depth: 0, after: nil, limit: count * 2).count
+            }
+            // All but the directory and the second name, which is a memory of its own once the first one is another file.
+            expect(kept, is: how == "replace" ? count + 1 : count)
         }
     }
 

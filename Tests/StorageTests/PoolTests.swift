@@ -142,7 +142,7 @@ import Threads
     @Test func aCatalogThatCannotBeSeenIsNoNewOne() throws {
         try TemporaryDirectory.with { directory in
             #expect(symlink("catalog.sqlite", directory + "/catalog.sqlite") == 0)
-            #expect(RemfsError.code { try StorePool(stateDirectory: directory, logger: Self.logger).close() } == .unavailable)
+            #expect(RemfsError.code { try StorePool(stateDirectory: directory, logger: Self.logger).close() } == .invalidArgument)
         }
     }
 
@@ -381,6 +381,29 @@ import Threads
                 #expect(store.access == .readOnly)
                 #expect(store.state.withLock { $0.policy == policy })
             }
+        }
+    }
+
+    @Test func noPolicyAllowsMoreThanAFileMayHave() throws {
+        try withPool { pool, _ in
+            let store = try make(pool, "large")
+            var policy = Policy()
+            policy.maxBytesPerMemory = 16 << 30
+            #expect(try pool.setPolicy(store.id, policy).policy == policy)
+            try pool.withStore(store.id) { (store) throws(RemfsError) in
+                store.state.withLock { state in
+                    let file = Inode(
+                        number: 9, mode: UInt32(S_IFREG), uid: 0, gid: 0, rdev: 0, flags: [], parent: 1, name: bytes("f"), cookie: 9,
+                        accessed: 0, modified: 0, changed: 0)
+                    let error = #expect(throws: RemfsError.self) { try state.checkSize(16 << 30 + 1, of: file) }
+                    #expect(error?.code == .tooLarge && error?.message.contains("no file has more than 17179869184") ?? false)
+                    #expect(throws: Never.self) { try state.checkSize(16 << 30, of: file) }
+                }
+            }
+            policy.maxBytesPerMemory += 1
+            let error = #expect(throws: RemfsError.self) { try pool.setPolicy(store.id, policy) }
+            #expect(error?.code == .invalidArgument && error?.message.contains("16 GiB") ?? false)
+            #expect(try pool.catalog.store(store.id).policy.maxBytesPerMemory == 16 << 30)
         }
     }
 

@@ -373,6 +373,36 @@ import Testing
         }
     }
 
+    @Test func whatIsStoredOfAFileIsCountedWithoutItsHoles() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            func stored(_ path: String) throws -> Int64 { try mount.attributes(path).storedBytes }
+            let number = try mount.create("/f")
+            try mount.truncate(number, to: 10 << 20)
+            #expect(try stored("/f") == 0)
+            try mount.pwrite(number, [UInt8](repeating: 1, count: 100), at: 5 << 20)
+            try mount.pwrite(number, [UInt8](repeating: 2, count: 100), at: 10 << 20)
+            #expect(try stored("/f") == 200)
+            mount.close(number)
+            try test.settleAll()
+            // The chunk in the middle is whole, the last one is short.
+            #expect(try stored("/f") == (64 << 10) + 100)
+            try mount.pwrite(number, [UInt8](repeating: 3, count: 100), at: 10 << 20)
+            #expect(try stored("/f") == (64 << 10) + 200)
+            try mount.truncate(number, to: 1_000)
+            #expect(try stored("/f") <= 1_000)
+            mount.close(number)
+            try test.settleAll()
+            try mount.save("/small", "small")
+            #expect(try stored("/small") == 5)
+            try mount.append("/small", "er")
+            #expect(try stored("/small") == 7)
+            try test.reopen()
+            #expect(try stored("/small") == 7)
+            #expect(try test.store.attributes(of: 1).storedBytes == 2)
+        }
+    }
+
     // MARK: Limits
 
     @Test func limitsHoldBelowTheMount() throws {

@@ -1,0 +1,59 @@
+import Fuse
+import Glibc
+import Testing
+
+/// What passes between a daemon and its holder.
+@Suite struct HoldTests {
+    @Test func memoryKeepsTheLastWholeContent() throws {
+        let memory = try #require(FuseHoldMemory())
+        defer { close(memory.descriptor) }
+        #expect(memory.read() == nil)
+        for round in 1...5 {
+            let content = [UInt8](repeating: UInt8(round), count: round * 100_000)
+            #expect(memory.write(content) == 0)
+            #expect(memory.read() == content)
+        }
+        // The newest is torn, as a kill in the middle of it leaves it: the one before counts. (It stands in the first of two places.)
+        var byte: UInt8 = 0
+        try check(pwrite(memory.descriptor, &byte, 1, 4_096 + 1_000))
+        #expect(memory.read() == [UInt8](repeating: 4, count: 400_000))
+        #expect(memory.write([7]) == 0)
+        #expect(memory.read() == [7])
+        #expect(memory.write([UInt8](repeating: 0, count: (64 << 20) + 1)) == EFBIG)
+    }
+
+    @Test func attemptsAreCountedAcrossProcesses() throws {
+        let memory = try #require(FuseHoldMemory())
+        defer { close(memory.descriptor) }
+        #expect(memory.write([1]) == 0)
+        for count in 0..<4 { #expect(FuseHoldMemory(memory.descriptor).countAttempt(at: 1_000) == count) }
+        // Many others push out the oldest, and never a newer one.
+        for unique in stride(from: UInt64(2), through: 60, by: 2) { #expect(memory.countAttempt(at: unique) == 0) }
+        #expect(memory.countAttempt(at: 1_000) == 4)
+        memory.forgetAttempts()
+        #expect(memory.countAttempt(at: 1_000) == 0)
+        #expect(memory.read() == [1])
+    }
+
+    @Test func messagesKeepTheirOrderAndBringDescriptors() throws {
+        let (one, other) = try #require(FuseHoldSocket.pair())
+        defer { other.close() }
+        let memory = try #require(FuseHoldMemory())
+        let device = try check(open("/dev/null", O_RDWR | O_CLOEXEC))
+        #expect(memory.write(Array("state".utf8)) == 0)
+        let sent = FuseHold(name: "mnt_01 of a name", device: device, memory: memory.descriptor)
+        for message in [FuseHoldSocket.Message.keep(sent), .drop("mnt_01"), .ready, .handOver, .end] { #expect(one.send(message) == 0) }
+        sent.close()
+        guard case .keep(let hold) = other.receive() else {
+            Issue.record("nothing to keep")
+            return
+        }
+        defer { hold.close() }
+        #expect(hold.name == sent.name)
+        #expect(FuseHoldMemory(hold.memory).read() == Array("state".utf8))
+        #expect(fcntl(hold.device, F_GETFD) == FD_CLOEXEC)
+        #expect([other.receive(), other.receive(), other.receive(), other.receive()] == [.drop("mnt_01"), .ready, .handOver, .end])
+        one.close()
+        #expect(other.receive() == nil)
+    }
+}
