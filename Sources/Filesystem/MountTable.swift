@@ -232,7 +232,8 @@ package final class MountTable: Sendable {
             number: number, isReadOnly: options.access == .readOnly, refusesStaleWrites: options.onStaleWrite == .refuse,
             actor: { .user(uid: $0) }, process: { [commands] in commands.process(of: $0) },
             takeClosed: takeClosed,
-            post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) })
+            post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) },
+            isBehind: { queue.isBehind })
         let filesystem = MemoryFilesystem(
             store: memories, origin: origin, inodes: inodes, invalidations: queue, options: options, locks: locks,
             virtual: VirtualFiles(isOffered: options.history) { [weak self] in self?.status(of: mountID) ?? "" },

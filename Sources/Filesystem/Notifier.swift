@@ -44,6 +44,8 @@ final class InvalidationQueue: Sendable {
         if claims { notifier.submit(self) }
     }
 
+    var isBehind: Bool { state.withLock { $0.done < $0.posted } }
+
     /// Waits until what was posted before this call has reached the kernel; false: not within `timeout`.
     func drain(_ timeout: Duration) -> Bool {
         let target = state.withLock { $0.posted }

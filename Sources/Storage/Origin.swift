@@ -19,6 +19,8 @@ package final class Origin: Sendable {
     let holds: @Sendable (InodeNumber) -> Bool
     /// Waits until what was posted so far has reached the kernel, at most for the duration. Called without the store's lock.
     let drain: @Sendable (Duration) -> Bool
+    /// Whether something that was posted has not reached the kernel yet.
+    let isBehind: @Sendable () -> Bool
     /// Whether the mount takes changes; asked for each of them with the store's lock held, so that none slips through a switch.
     package let isReadOnly: Atomic<Bool>
     /// Asks for a write over something this mount has not seen to be refused (`on_stale_write: refuse`).
@@ -28,7 +30,7 @@ package final class Origin: Sendable {
         number: Int, isReadOnly: Bool, refusesStaleWrites: Bool, actor: @escaping @Sendable (UInt32) -> MemoryActor,
         process: @escaping @Sendable (Int32) -> (pid: Int32, command: String?), takeClosed: (@Sendable () -> [InodeNumber])?,
         post: @escaping @Sendable ([Invalidation]) -> Void, holds: @escaping @Sendable (InodeNumber) -> Bool,
-        drain: @escaping @Sendable (Duration) -> Bool
+        drain: @escaping @Sendable (Duration) -> Bool, isBehind: @escaping @Sendable () -> Bool
     ) {
         self.number = number
         self.isReadOnly = Atomic(isReadOnly)
@@ -39,6 +41,7 @@ package final class Origin: Sendable {
         self.post = post
         self.holds = holds
         self.drain = drain
+        self.isBehind = isBehind
     }
 }
 

@@ -182,7 +182,8 @@ extension RemfsError {
     /// Nothing is wrong but that nothing can be written now.
     var isOfFullDisk: Bool { code == .noSpace || code == .readOnly }
 
-    static let noDescriptors = "no file descriptors are left; raise their limit (LimitNOFILE in the daemon's unit), or end some mounts"
+    /// Said by the daemon and by the commands alike.
+    static let moreDescriptors = "raise LimitNOFILE in the daemon's unit, or `ulimit -n`"
 
     /// The seam where SQLite's errors become ours. `name` is what the file holds: `store "team-notes"`.
     init(_ error: SQLiteError, in name: String) {
@@ -201,7 +202,7 @@ extension RemfsError {
         case .busy: self.init(.busy, "\(name) is held by another process", cause: cause)
         case .readOnly: self.init(.readOnly, "\(name) is on a read-only disk or may not be written by this user", cause: cause)
         case .cannotOpen where error.systemError == EMFILE || error.systemError == ENFILE:
-            self.init(.unavailable, "cannot open the file of \(name): \(Self.noDescriptors)", cause: cause)
+            self.init(.unavailable, "cannot open the file of \(name): no file descriptors left; \(Self.moreDescriptors)", cause: cause)
         case .cannotOpen: self.init(.unavailable, "cannot open the file of \(name)", cause: cause)
         case .memory: self.init(.unavailable, "out of memory in \(name)", cause: cause)
         case .constraint, .interrupted, .other: self.init(.internal, "a statement failed in \(name)", cause: cause)

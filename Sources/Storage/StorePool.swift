@@ -380,7 +380,7 @@ extension RemfsError {
         case ENAMETOOLONG: return RemfsError(.nameTooLong, "\(message): \(why)", cause: "errno \(code)")
         case EISDIR: return RemfsError(.isADirectory, "\(message): \(why)", cause: "errno \(code)")
         case EINVAL, ELOOP: return RemfsError(.invalidArgument, "\(message): \(why)", cause: "errno \(code)")
-        case EMFILE, ENFILE: return RemfsError(.unavailable, "\(message): \(noDescriptors)", cause: "errno \(code)")
+        case EMFILE, ENFILE: return RemfsError(.unavailable, "\(message): \(why); \(moreDescriptors)", cause: "errno \(code)")
         case ENOTDIR: return RemfsError(.notADirectory, "\(message): \(why)", cause: "errno \(code)")
         default: return RemfsError(.unavailable, "\(message): \(why)", cause: "errno \(code)")
         }

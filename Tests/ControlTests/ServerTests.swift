@@ -147,7 +147,7 @@ import Testing
             #expect(unanswered(code).code == .unavailable)
             #expect(unanswered(code).message == "no daemon answers at /s; start one with `remfs serve`")
         }
-        #expect(unanswered(EMFILE).message.hasPrefix("the daemon at /s cannot be reached: no file descriptors are left"))
+        #expect(unanswered(EPROTO).message == "the daemon at /s cannot be reached: Protocol error")
         #expect(unanswered(ECONNRESET).message == "the daemon at /s broke off before it had answered")
         let long = await Self.failure { () async throws(RemfsError) in
             try await ControlClient(socket: "/" + String(repeating: "x", count: 103)).call(.get, "/v1/status", as: Wire.Status.self)

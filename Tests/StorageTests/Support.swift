@@ -330,7 +330,7 @@ final class TestMount {
     /// Reads only, and is no mount of any store.
     static let observer = Origin(
         number: 1_000_000, isReadOnly: false, refusesStaleWrites: false, actor: { .user(uid: $0) }, process: { ($0, nil) }, takeClosed: nil,
-        post: { _ in }, holds: { _ in false }, drain: { _ in true })
+        post: { _ in }, holds: { _ in false }, drain: { _ in true }, isBehind: { false })
 
     init(of test: TestStore, number: Int, uid: UInt32, hearsCloses: Bool, refusesStaleWrites: Bool, session: String?) {
         self.test = test
@@ -346,7 +346,7 @@ final class TestMount {
             number: number, isReadOnly: false, refusesStaleWrites: refusesStaleWrites,
             actor: { uid in session.map { MemoryActor.session($0) } ?? MemoryActor.user(uid: uid) }, process: { ($0, "process-\($0)") },
             takeClosed: hearsCloses ? takeClosed : nil, post: { posted in shared.withLock { $0.posted += posted } },
-            holds: { number in shared.withLock { $0.held.contains(number) } }, drain: { _ in true })
+            holds: { number in shared.withLock { $0.held.contains(number) } }, drain: { _ in true }, isBehind: { false })
         caller = Caller(origin: origin, uid: uid, gid: uid, pid: 100 + Int32(number))
     }
 
