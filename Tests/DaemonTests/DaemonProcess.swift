@@ -90,8 +90,11 @@ final class DaemonProcess {
             "PATH": ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin", "HOME": directory,
             "TMPDIR": access(directory, W_OK) == 0 ? directory : "/tmp", "LC_ALL": "C",
             "REMFS_STATE_DIR": "\(directory)/state", "REMFS_RUNTIME_DIR": "\(directory)/run", "REMFS_CONFIG": "/dev/null",
-        ].merging(ProcessInfo.processInfo.environment.filter { ["ASAN_OPTIONS", "TSAN_OPTIONS"].contains($0.key) }) { $1 }
+        ].merging(sanitizers) { $1 }
     }
+
+    /// What a sanitizer was told.
+    static let sanitizers = ProcessInfo.processInfo.environment.filter { ["ASAN_OPTIONS", "TSAN_OPTIONS"].contains($0.key) }
 
     /// Runs `body` with a daemon that is ready.
     static func with(_ body: (DaemonProcess) throws -> Void) throws {

@@ -307,7 +307,8 @@ extension ServeTests {
                 exec \(run) '\(Binary.path)' demo
                 """
             let result = try Program.start(
-                ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], in: "/", scratch: scratch
+                ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], in: "/", scratch: scratch,
+                environment: DaemonProcess.sanitizers
             ).wait()
             guard result.status != 125 else {
                 print("skipped: this directory is closed to other users")
@@ -339,7 +340,7 @@ extension ServeTests {
             try FileManager.default.createDirectory(atPath: place, withIntermediateDirectories: false)
             let result = try Program.start(
                 ["bash", "-c", "'\(Binary.path)' demo | head -\(lines) > /dev/null; echo ${PIPESTATUS[0]}"], in: "/", scratch: scratch,
-                environment: ["TMPDIR": place]
+                environment: ["TMPDIR": place].merging(DaemonProcess.sanitizers) { $1 }
             ).wait()
             #expect(result.output == "141\n")
             #expect(result.errors == "")
