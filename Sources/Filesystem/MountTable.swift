@@ -164,7 +164,8 @@ package final class MountTable: Sendable {
         if state.withLock({ $0.isStopping }) { throw RemfsError(.unavailable, "the daemon is stopping") }
         try requireFree(directory)
         let (mountpoint, device) = try attachToKernel(id, directory, options)
-        let entry = makeEntry(MountID.random(), id, directory, options, memories, number, locks, mountpoint, FuseHoldMemory(), nil)
+        let memory = holder == nil ? nil : FuseHoldMemory()
+        let entry = makeEntry(MountID.random(), id, directory, options, memories, number, locks, mountpoint, memory, nil)
         do throws(RemfsError) {
             try memories.attach(entry.origin)
             state.withLock { $0.entries[entry.id] = entry }
@@ -173,6 +174,12 @@ package final class MountTable: Sendable {
         } catch {
             state.withLock { $0.entries[entry.id] = nil }
             holder?.drop(entry.id.description)
+            // Unless its connection has ended by itself meanwhile.
+            let isFirst = entry.state.withLock { state in
+                defer { state.isReleased = true }
+                return !state.isReleased
+            }
+            if isFirst, let memory = entry.memory { close(memory.descriptor) }
             tryUnmounting(entry)
             throw error
         }
@@ -241,7 +248,7 @@ package final class MountTable: Sendable {
             onStart: { [weak self] in self?.connectionStarted(mountID, $0) }, onEnd: { [weak self] in self?.connectionEnded(mountID) })
         return Entry(
             id: mountID, store: id, directory: directory, options: options, created: created ?? memories.now(), memories: memories,
-            origin: origin, filesystem: filesystem, mountpoint: mountpoint, memory: holder == nil ? nil : memory)
+            origin: origin, filesystem: filesystem, mountpoint: mountpoint, memory: memory)
     }
 
     private func serve(_ entry: Entry, _ device: Int32) throws(RemfsError) {
