@@ -107,7 +107,6 @@ extension MountTable {
         var isServed = false
         defer { if !isServed { stores.release(kept.store) } }
         let locks = state.withLock { state in
-            state.nextOrigin = max(state.nextOrigin, kept.origin + 1)
             let locks = state.locks[kept.store] ?? LockTable()
             state.locks[kept.store] = locks
             return locks

@@ -62,7 +62,6 @@ package final class MountTable: Sendable {
 
     struct State {
         var entries: [MountID: Entry] = [:]
-        var nextOrigin = 1
         var locks: [StoreID: LockTable] = [:]
         /// Requests of mounts that have ended, so that counters never fall.
         var past: [PastKey: (count: UInt64, seconds: Double)] = [:]
@@ -156,10 +155,10 @@ package final class MountTable: Sendable {
         var isMounted = false
         defer { if !isMounted { stores.release(id) } }
         let (number, locks) = state.withLock { state in
-            defer { state.nextOrigin += 1 }
             let locks = state.locks[id] ?? LockTable()
             state.locks[id] = locks
-            return (state.nextOrigin, locks)
+            // Not counted: the ledgers of stores know requests by it, also those of mounts that are long gone.
+            return (Int.random(in: 1...1 << 47), locks)
         }
         if state.withLock({ $0.isStopping }) { throw RemfsError(.unavailable, "the daemon is stopping") }
         try requireFree(directory)

@@ -5,7 +5,7 @@ package import struct Synchronization.Atomic
 /// Its closures are called with the store's lock held: they must not call the store, wait, or take a lock that is held around a
 /// call of the store (`post` appends to a queue, `takeClosed` reads events that wait).
 package final class Origin: Sendable {
-    /// Never 0, never reused while the process lives.
+    /// Above 0 and never that of another mount, also of one that ended long ago: the ledgers of stores know requests by it.
     package let number: Int
     /// Which actor a user's writes through this mount are.
     let actor: @Sendable (UInt32) -> MemoryActor

@@ -100,6 +100,13 @@ enum Schema {
             slot INTEGER PRIMARY KEY, mount INTEGER NOT NULL, request INTEGER NOT NULL, answer INTEGER NOT NULL
         ) STRICT;
         """,
+        """
+        -- The request that made or moved it, or that wrote it: a row of the ledger would be one more page in each transaction.
+        ALTER TABLE inode ADD COLUMN mount INTEGER;
+        ALTER TABLE inode ADD COLUMN request INTEGER;
+        ALTER TABLE extent ADD COLUMN mount INTEGER;
+        ALTER TABLE extent ADD COLUMN request INTEGER;
+        """,
     ]
 
     static let catalog: [String] = [

@@ -158,6 +158,9 @@ extension StoreState {
     /// Bytes of a save kept in memory until they are sealed, so that sealing reads nothing: what a save of a memory usually is.
     private static let residentLimit = 256 << 10
 
+    /// Bytes that fit on one page with their row: what stands behind them is read without reading them.
+    private static let longestWithNote = 3_800
+
     private func add(
         _ pieces: [(Extent.Kind, Int64, Int64, UnsafeRawBufferPointer?)], to save: Save, of inode: Inode, answering caller: Caller?,
         _ answer: Int64 = 0
@@ -168,8 +171,9 @@ extension StoreState {
         // The author stands with the first draft; that of a new file stands in its inode.
         let author = isNew ? save.author.row : nil
         let numbers = unsafe pieces.map { _ in save.nextID() }
+        let hasRoom = unsafe pieces.count == 1 && (pieces[0].3?.count ?? 0) <= Self.longestWithNote
         do {
-            try commit(answering: caller, answer) { () throws(SQLiteError) in
+            try commit(answering: caller, answer, inRowOf: hasRoom ? inode.number : nil, isDraft: true) { (request) throws(SQLiteError) in
                 let row = statements.insertExtent
                 for place in unsafe pieces.indices {
                     let piece = unsafe pieces[place]
@@ -181,6 +185,7 @@ extension StoreState {
                     row.bind(time, at: 6)
                     row.bind(place == 0 ? author : nil, at: 7)
                     if let bytes = unsafe piece.3 { unsafe row.bind(borrowing: bytes, at: 8) } else { row.bind(nil as Int64?, at: 8) }
+                    bind(request, to: row, at: 9)
                     try row.run()
                 }
             }

@@ -3,18 +3,20 @@ import SQLite
 
 /// Opening: the tree out of the database, and what a daemon that died left open is sealed.
 extension StoreState {
-    /// - Parameter keepingOrphans: unlinked files may still be open somewhere.
+    /// - Parameter keepingOrphans: mounts of a predecessor go on. Unlinked files may still be open somewhere, and requests be sent again.
     func load(keepingOrphans: Bool) throws(RemfsError) {
         try requireOwnFile()
-        try loadLedger()
+        if keepingOrphans { try loadLedger() } else { try clearLedger() }
+        var drafted: [LedgerEntry]? = keepingOrphans ? [] : nil
         var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
-        try query { () throws(SQLiteError) in try loadInodes(&orphaned) }
+        try query { () throws(SQLiteError) in try loadInodes(&orphaned, answering: keepingOrphans) }
         try query { () throws(SQLiteError) in try loadDentries() }
         guard inodes[1]?.isDirectory ?? false else {
             throw RemfsError(.corrupted, "\(label) has no root: run remfs doctor, or restore a backup")
         }
         try buildTree()
-        try query { () throws(SQLiteError) in try loadDrafts() }
+        try query { () throws(SQLiteError) in try loadDrafts(&drafted) }
+        try keepInLedger(drafted ?? [])
         try recoverRemovals(orphaned)
         do throws(RemfsError) {
             try sealQueued()
@@ -39,15 +41,18 @@ extension StoreState {
             .corrupted, "the file of \(label) holds another store, \(owner): put its own file back, or a backup that was taken of it")
     }
 
-    private func loadInodes(_ orphaned: inout [(inode: Inode, head: MemoryHead?, author: Author?)]) throws(SQLiteError) {
+    private func loadInodes(
+        _ orphaned: inout [(inode: Inode, head: MemoryHead?, author: Author?)], answering: Bool
+    ) throws(SQLiteError) {
         let count = try writer.integer("SELECT count(*) FROM inode") ?? 0
         inodes.reserveCapacity(Int(count))
         let row = try writer.prepare(
             """
             SELECT number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content, digest, memory,
-                version, memory_created, version_created, author FROM inode ORDER BY number
+                version, memory_created, version_created, author, mount, request FROM inode ORDER BY number
             """)
         while try row.step() {
+            if answering, let entry = LedgerEntry(row, column: 20, answer: row.integer(0)) { ledger.add(entry) }
             let flags = Inode.Flags(rawValue: row.integer(8))
             let inode = Inode(
                 number: row.integer(0), mode: UInt32(truncatingIfNeeded: row.integer(4)), uid: UInt32(truncatingIfNeeded: row.integer(5)),
@@ -133,16 +138,21 @@ extension StoreState {
     }
 
     /// Drafts that were not sealed: each save as its writer left it, closed.
-    private func loadDrafts() throws(SQLiteError) {
+    ///
+    /// - Parameter noted: takes up what they say of requests that were carried out; nil: nobody will ask.
+    private func loadDrafts(_ noted: inout [LedgerEntry]?) throws(SQLiteError) {
         let from = try writer.integer("SELECT value FROM property WHERE name = 'open_from'") ?? 0
         let row = try writer.prepare(
             """
-            SELECT number, inode, kind, start, length, modified, author FROM extent
+            SELECT number, inode, kind, start, length, modified, author, mount, request FROM extent
             WHERE number >= ?1 AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.number = extent.number) ORDER BY number
             """)
         row.bind(from << 20, at: 1)
         while try row.step() {
             let number = row.integer(0)
+            if noted != nil, let entry = LedgerEntry(row, column: 7, answer: row.integer(2) == 0 ? row.integer(4) : 0) {
+                noted!.append(entry)
+            }
             guard let inode = inodes[row.integer(1)], inode.isRegular else { continue }
             let group = number >> 20
             if inode.drafts == nil { inode.drafts = Drafts(sealedSize: inode.sealedSize) }
@@ -208,6 +218,7 @@ extension StoreState {
         try commit { () throws(SQLiteError) in
             for number in gone {
                 guard let inode = inodes[number] else { continue }
+                try keepNotes(inRowsOf: number)
                 if inode.isRegular, inode.ownsContent { try release(inode.content) }
                 for save in inode.drafts?.saves ?? [] {
                     statements.deleteSave.bind(save.group << 20, at: 1)

@@ -48,7 +48,9 @@ extension StoreState {
         let isWorkingFile = plan.isOldestName && inode.isRegular && plan.flags.contains(.unversioned)
         let ownsContent = inode.ownsContent || isWorkingFile || plan.withdrawn != nil
         let versions = inode.isDirectory ? moveVersions(of: inode, to: newName, newParent, except: changes, by: plan.author) : []
-        try commit(answering: caller) { () throws(SQLiteError) in
+        // A rename of a further name writes no row that has room for the request.
+        let row = plan.isOldestName ? inode.number : nil
+        try commit(answering: caller, inode.number, inRowOf: row) { (request) throws(SQLiteError) in
             if let target {
                 try dropName(newName, of: target, in: newParent, by: plan.author, keepsMemory: !plan.isHeir, at: time)
             }
@@ -61,7 +63,7 @@ extension StoreState {
                 try place(
                     inode, newName, newParent, cookie: cookie, plan.head, flags: plan.flags, ownsContent: ownsContent,
                     author: plan.changedBy,
-                    at: time)
+                    at: time, answering: request)
             } else {
                 let row = try statements.cached("UPDATE dentry SET cookie = ?1, parent = ?2, name = ?3 WHERE cookie = ?4")
                 row.bind(cookie, at: 1)
@@ -350,8 +352,9 @@ extension StoreState {
 
     private func place(
         _ inode: Inode, _ name: [UInt8], _ parent: Inode, cookie: Int64, _ head: MemoryHead?, flags: Inode.Flags, ownsContent: Bool,
-        author: Author?, at time: Int64
+        author: Author?, at time: Int64, answering request: LedgerRequest? = nil
     ) throws(SQLiteError) {
+        if let request { try keepNotes(inRowsOf: inode.number, for: request) }
         let row = statements.moveInode
         row.bind(inode.number, at: 1)
         row.bind(parent.number, at: 2)
@@ -364,6 +367,7 @@ extension StoreState {
         row.bind(head?.version, at: 9)
         row.bind(head?.created, at: 10)
         row.bind(head?.updated, at: 11)
+        bind(request, to: row, at: 12)
         try row.run()
     }
 }

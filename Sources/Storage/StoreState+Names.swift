@@ -64,9 +64,9 @@ extension StoreState {
             inode.bornBy = author?.writer.pid ?? 0
             inode.born = Self.monotonic()
         }
-        try commit(answering: caller, inode.number) { () throws(SQLiteError) in
+        try commit(answering: caller, inode.number, inRowOf: inode.number) { (request) throws(SQLiteError) in
             if let continued { try forgetRemoval(continued) }
-            try insert(inode, memory: continued?.memory, author: author)
+            try insert(inode, memory: continued?.memory, author: author, answering: request)
         }
         if let continued { removeFromMemory(continued) }
         attach(inode, to: parent, at: time)
@@ -80,7 +80,7 @@ extension StoreState {
         return inode
     }
 
-    func insert(_ inode: Inode, memory: Int64?, author: Author?) throws(SQLiteError) {
+    func insert(_ inode: Inode, memory: Int64?, author: Author?, answering request: LedgerRequest? = nil) throws(SQLiteError) {
         let row = statements.insertInode
         row.bind(inode.number, at: 1)
         row.bind(inode.number == 1 ? nil : inode.parent, at: 2)
@@ -102,6 +102,7 @@ extension StoreState {
         row.bind(inode.head?.created, at: 18)
         row.bind(inode.head?.updated, at: 19)
         row.bind(author?.row, at: 20)
+        bind(request, to: row, at: 21)
         try row.run()
     }
 
@@ -221,7 +222,7 @@ extension StoreState {
             row.bind(time, at: 5)
             row.bind(flags.rawValue, at: 6)
             row.bind(isUnversioned ? nil : author?.row, at: 7)
-            for place in Int32(8)...11 { row.bind(nil as Int64?, at: place) }
+            for place in Int32(8)...13 { row.bind(nil as Int64?, at: place) }
             try row.run()
         } else {
             let name = inode.otherNames.first { $0.parent == parent.number && $0.name == name }!

@@ -20,6 +20,8 @@ extension StoreState {
 
     func write(_ plan: SealPlan) throws(SQLiteError) -> SealOutcome {
         let inode = plan.inode
+        // Drafts are not looked through any more once they are content.
+        try keepNotes(inRowsOf: inode.number, onlyDrafts: true)
         var outcome = SealOutcome(
             plan: plan, content: inode.content, size: inode.sealedSize, digest: inode.digest, head: inode.head,
             ownsContent: inode.ownsContent)

@@ -95,7 +95,8 @@ final class StoreState {
     /// Whether any inode may have extended attributes: most stores never see one.
     var hasExtendedAttributes = false
     /// What the daemon before this one committed; empty once no request can come a second time.
-    var ledger = Ledger.empty
+    var ledger = Ledger()
+    var noted = NotedRequests()
     /// Monotonic, ns: the last request that changed something.
     var lastActivity: Int64 = 0
     /// Monotonic, ns: since when a seal waits for quiet; 0: none does.
@@ -301,15 +302,15 @@ final class Statements {
         insertInode = try writer.prepare(
             """
             INSERT INTO inode (number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content,
-                digest, memory, version, memory_created, version_created, author)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+                digest, memory, version, memory_created, version_created, author, mount, request)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
             """)
         updateAttributes = try writer.prepare(
             "UPDATE inode SET mode = ?2, uid = ?3, gid = ?4, accessed = ?5, modified = ?6, changed = ?7 WHERE number = ?1")
         moveInode = try writer.prepare(
             """
             UPDATE inode SET parent = ?2, name = ?3, cookie = ?4, changed = ?5, flags = ?6, author = ?7, memory = ?8, version = ?9,
-                memory_created = ?10, version_created = ?11 WHERE number = ?1
+                memory_created = ?10, version_created = ?11, mount = ifnull(?12, mount), request = ifnull(?13, request) WHERE number = ?1
             """)
         moveHead = try writer.prepare("UPDATE inode SET version = ?2, version_created = ?3 WHERE number = ?1")
         unlinkInode = try writer.prepare(
@@ -321,7 +322,10 @@ final class Statements {
             """)
         deleteInode = try writer.prepare("DELETE FROM inode WHERE number = ?1")
         insertExtent = try writer.prepare(
-            "INSERT INTO extent (number, inode, kind, start, length, modified, author, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
+            """
+            INSERT INTO extent (number, inode, kind, start, length, modified, author, bytes, mount, request)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+            """)
         deleteExtent = try writer.prepare("DELETE FROM extent WHERE number = ?1")
         deleteSave = try writer.prepare(
             "DELETE FROM extent WHERE number >= ?1 AND number < ?2 AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.number = extent.number)")

@@ -8,7 +8,7 @@ import Testing
 @Suite struct LedgerTests {
     struct Change: Sendable, CustomTestStringConvertible {
         let name: String
-        /// Besides success: the number of an inode (true), or this.
+        /// Besides success: the number of an inode that was made or moved (true), or this.
         var makesInode = false
         var answer: Int64 = 0
         let change: @Sendable (TestMount) throws -> Void
@@ -27,10 +27,11 @@ import Testing
         Change(name: "truncate") { try $0.truncate($0.number("/a"), to: 1) },
         Change(name: "punch") { try $0.punch($0.number("/a"), 0, 2) },
         Change(name: "chmod") { try $0.chmod("/a", 0o600) },
-        Change(name: "rename") { try $0.rename("/a", "/new") },
-        Change(name: "replace") { try $0.rename("/a", "/b") },
+        Change(name: "rename", makesInode: true) { try $0.rename("/a", "/new") },
+        Change(name: "replace", makesInode: true) { try $0.rename("/a", "/b") },
         Change(name: "exchange") { try $0.rename("/a", "/b", .exchange) },
-        Change(name: "rename a directory") { try $0.rename("/d", "/e") },
+        Change(name: "rename a further name", makesInode: true) { try $0.rename("/linked", "/new") },
+        Change(name: "rename a directory", makesInode: true) { try $0.rename("/d", "/e") },
         Change(name: "unlink") { try $0.unlink("/a") },
         Change(name: "rmdir") { try $0.rmdir("/empty") },
     ]
@@ -46,6 +47,8 @@ import Testing
             try mount.mkdir("/d")
             try mount.save("/d/below", "below")
             try mount.mkdir("/empty")
+            try mount.save("/first", "of two names")
+            try mount.link("/first", "/linked")
             try test.settleAll()
             try test.state { try $0.reserveNumbers(2_000) }
             let before = try test.tree()
@@ -63,7 +66,7 @@ import Testing
                 }
                 let code = RemfsError.code { try mount.with(request) { try change.change(mount) } }
                 test.state { $0.writer.fault = nil }
-                try test.withCopyAfterKill { copy in
+                try test.withCopyAfterKill(isTakingOver: true) { copy in
                     let answer = try copy.answer(to: request)
                     let isDone = try test.tree(of: copy) != before
                     if code == nil {
@@ -91,10 +94,11 @@ import Testing
     @Test func whoTakesOverWritesOverNothing() throws {
         try TestStore.with { test in
             let mount = try test.mount()
-            for slot in 0..<4 { try mount.with(Self.request(mount, UInt64(100 + slot), slot: slot)) { try mount.mkdir("/of-\(slot)") } }
-            try mount.with(Self.request(mount, 104, slot: 2)) { try mount.mkdir("/again") }
+            try mount.mkdir("/a")
+            for slot in 0..<4 { try mount.with(Self.request(mount, UInt64(100 + slot), slot: slot)) { try mount.chmod("/a", 0o700) } }
+            try mount.with(Self.request(mount, 104, slot: 2)) { try mount.chmod("/a", 0o750) }
             for generation in 0..<5 {
-                try test.crash()
+                try test.crash(isTakingOver: true)
                 for unique in [UInt64(100), 101, 103, 104] { #expect(try test.store.answer(to: Self.request(mount, unique)) != nil) }
                 #expect(try test.store.answer(to: Self.request(mount, 102)) == nil, "its thread has answered it")
                 let late = Self.request(mount, UInt64(200 + generation), slot: LedgerRequest.anyFreeSlot)
@@ -104,8 +108,67 @@ import Testing
                 }
             }
             try test.store.forgetAnswers()
-            try test.crash()
             for unique in [UInt64(100), 101, 103, 104, 200, 204] { #expect(try test.store.answer(to: Self.request(mount, unique)) == nil) }
+        }
+    }
+
+    /// A row that has room for its request may go, or take another request, before the first was answered.
+    @Test func aRequestOutlivesTheRowItStandsIn() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            try mount.with(Self.request(mount, 100, slot: 0)) { try mount.create("/a") }
+            try mount.with(Self.request(mount, 101, slot: 1)) { try mount.pwrite(mount.number("/a"), bytes("text"), at: 0) }
+            try mount.with(Self.request(mount, 102, slot: 2)) { try mount.rename("/a", "/b") }
+            try mount.with(Self.request(mount, 103, slot: 3)) { try mount.create("/c") }
+            try mount.with(Self.request(mount, 104, slot: 4)) { try mount.unlink("/c") }
+            let number = try mount.number("/b")
+            func expectAll(_ moment: Comment) throws {
+                try test.withCopyAfterKill(isTakingOver: true) { copy throws in
+                    #expect(try copy.answer(to: Self.request(mount, 100)) == number, moment)
+                    #expect(try copy.answer(to: Self.request(mount, 101)) == 4, moment)
+                    #expect(try copy.answer(to: Self.request(mount, 102)) == number, moment)
+                    #expect(try copy.answer(to: Self.request(mount, 103)) != nil, moment)
+                    #expect(try copy.answer(to: Self.request(mount, 104)) == 0, moment)
+                }
+            }
+            try expectAll("as they were written")
+            try test.settleAll()
+            try expectAll("sealed, and the unlinked file gone")
+            #expect(try test.state { try $0.writer.integer("SELECT count(*) FROM inode WHERE parent IS NULL AND number <> 1") } == 0)
+            try test.crash(isTakingOver: true)
+            try expectAll("after another kill")
+        }
+    }
+
+    /// A successor seals what was left, and may be killed before it has answered.
+    @Test func draftsAreRememberedOverASecondKill() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            for index in 0..<100 {
+                try mount.with(Self.request(mount, UInt64(1_000 + index))) { try mount.create("/\(index)") }
+                try mount.with(Self.request(mount, UInt64(2_000 + index))) {
+                    try mount.pwrite(mount.number("/\(index)"), bytes("text"), at: 0)
+                }
+            }
+            for _ in 0..<3 {
+                try test.crash(isTakingOver: true)
+                for index in 0..<100 {
+                    #expect(try test.store.answer(to: Self.request(mount, UInt64(1_000 + index))) == mount.number("/\(index)"))
+                    #expect(try test.store.answer(to: Self.request(mount, UInt64(2_000 + index))) == 4)
+                }
+            }
+        }
+    }
+
+    /// A daemon that begins anew has other mounts, and their kernels count from the beginning.
+    @Test func withoutATakeOverNothingIsLeft() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            try mount.with(Self.request(mount, 100)) { try mount.mkdir("/a") }
+            try mount.with(Self.request(mount, 102)) { try mount.rmdir("/a") }
+            try test.crash()
+            for unique in [UInt64(100), 102] { #expect(try test.store.answer(to: Self.request(mount, unique)) == nil) }
+            #expect(try test.state { try $0.writer.integer("SELECT count(*) FROM ledger") } == 0)
         }
     }
 
@@ -115,13 +178,16 @@ import Testing
             let mount = try test.mount()
             try mount.save("/a", "a")
             #expect(try test.state { try $0.writer.integer("SELECT count(*) FROM ledger") } == 0)
+            for table in ["inode", "extent"] {
+                #expect(try test.state { try $0.writer.integer("SELECT count(*) FROM \(table) WHERE mount IS NOT NULL") } == 0)
+            }
         }
     }
 }
 
 extension TestMount {
     /// The same mount, whose next changes answer a request.
-    func with<Answer>(_ request: LedgerRequest, _ body: () throws -> Answer) rethrows -> Answer {
+    @discardableResult func with<Answer>(_ request: LedgerRequest, _ body: () throws -> Answer) rethrows -> Answer {
         let before = caller
         caller = Caller(origin: origin, uid: before.uid, gid: before.gid, pid: before.pid, request: request)
         defer { caller = before }

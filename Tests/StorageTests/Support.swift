@@ -110,8 +110,13 @@ final class TestStore {
             environment: environment)
     }
 
-    private static func open(_ path: String, _ id: StoreID, _ policy: Policy, isNew: Bool) throws -> MemoryStore {
-        try MemoryStore(id: id, name: "test", path: path, policy: policy, isArchived: false, isNew: isNew, environment: environment)
+    /// - Parameter isTakingOver: as a daemon opens it that goes on with the mounts of one that was killed.
+    private static func open(
+        _ path: String, _ id: StoreID, _ policy: Policy, isNew: Bool, isTakingOver: Bool = false
+    ) throws -> MemoryStore {
+        var environment = environment
+        environment.keepsOrphans = { isTakingOver }
+        return try MemoryStore(id: id, name: "test", path: path, policy: policy, isArchived: false, isNew: isNew, environment: environment)
     }
 
     static func with<Answer>(policy: Policy = Policy(), _ body: (TestStore) throws -> Answer) throws -> Answer {
@@ -149,21 +154,21 @@ final class TestStore {
     }
 
     /// What a daemon that was killed right now leaves behind, opened: a copy of the files as they are.
-    func withCopyAfterKill<Answer>(_ body: (MemoryStore) throws -> Answer) throws -> Answer {
+    func withCopyAfterKill<Answer>(isTakingOver: Bool = false, _ body: (MemoryStore) throws -> Answer) throws -> Answer {
         copies += 1
         let path = "\(directory)/copy-\(copies).sqlite"
         defer { for suffix in ["", "-wal", "-shm"] { unlink(path + suffix) } }
         try copyFiles(to: path)
-        let copy = try Self.open(path, id, policy, isNew: false)
+        let copy = try Self.open(path, id, policy, isNew: false, isTakingOver: isTakingOver)
         return try body(copy)
     }
 
     /// Goes on with the files as a kill would have left them.
-    func crash() throws {
+    func crash(isTakingOver: Bool = false) throws {
         copies += 1
         let path = "\(directory)/after-\(copies).sqlite"
         try copyFiles(to: path)
-        store = try Self.open(path, id, policy, isNew: false)
+        store = try Self.open(path, id, policy, isNew: false, isTakingOver: isTakingOver)
         for mount in mounts {
             mount.forget()
             try store.attach(mount.origin)
