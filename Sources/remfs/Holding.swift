@@ -29,6 +29,12 @@ enum Holding {
         return .replacement(process: numbers[0], socket: FuseHoldSocket(inherited: numbers[1]))
     }
 
+    /// glibc gives each thread a heap of its own that grows page by page, each an mprotect(2): one with every file that is made. The common
+    /// heap grows in steps. See mallopt(3); what the administrator has set stays.
+    private static let heap = [
+        "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "\(1 << 20)", "MALLOC_TRIM_THRESHOLD_": "\(8 << 20)",
+    ]
+
     /// This command once more, with the binary that is there by then.
     private static func program(_ environment: [String: String]) throws(RemfsError) -> FuseHolder.Program {
         let shown: String
@@ -39,9 +45,8 @@ enum Holding {
         let current = shown.hasSuffix(" (deleted)") ? String(shown.dropLast(10)) : shown
         return FuseHolder.Program(
             path: current, arguments: CommandLine.arguments,
-            environment: environment.filter { $0.key != FuseHolder.socketVariable && $0.key != daemonVariable }.map {
-                "\($0.key)=\($0.value)"
-            }
+            environment: environment.filter { $0.key != FuseHolder.socketVariable && $0.key != daemonVariable }
+                .merging(heap) { given, _ in given }.map { "\($0.key)=\($0.value)" }
         )
     }
 
