@@ -9,12 +9,12 @@ extension StoreState {
         if keepingOrphans { try loadLedger() } else { try clearLedger() }
         var drafted: [LedgerEntry]? = keepingOrphans ? [] : nil
         var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
-        try query { () throws(SQLiteError) in try loadInodes(&orphaned, answering: keepingOrphans) }
+        let loaded = try query { () throws(SQLiteError) in try loadInodes(&orphaned, answering: keepingOrphans) }
         try query { () throws(SQLiteError) in try loadDentries() }
         guard inodes[1]?.isDirectory ?? false else {
             throw RemfsError(.corrupted, "\(label) has no root: run remfs doctor, or restore a backup")
         }
-        try buildTree()
+        try buildTree(of: loaded)
         try query { () throws(SQLiteError) in try loadDrafts(&drafted) }
         try keepInLedger(drafted ?? [])
         try recoverRemovals(orphaned)
@@ -41,11 +41,14 @@ extension StoreState {
             .corrupted, "the file of \(label) holds another store, \(owner): put its own file back, or a backup that was taken of it")
     }
 
+    /// Answers all of them, by number.
     private func loadInodes(
         _ orphaned: inout [(inode: Inode, head: MemoryHead?, author: Author?)], answering: Bool
-    ) throws(SQLiteError) {
-        let count = try writer.integer("SELECT count(*) FROM inode") ?? 0
-        inodes.reserveCapacity(Int(count))
+    ) throws(SQLiteError) -> [Inode] {
+        let count = Int(try writer.integer("SELECT count(*) FROM inode") ?? 0)
+        inodes.reserveCapacity(count)
+        var loaded: [Inode] = []
+        loaded.reserveCapacity(count)
         let row = try writer.prepare(
             """
             SELECT number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content, digest, memory,
@@ -82,6 +85,7 @@ extension StoreState {
                 inode.target = row.bytes(13)
             }
             inodes[inode.number] = inode
+            loaded.append(inode)
             if inode.number == 1 {
                 root = inode
             } else if inode.parent == 0 {
@@ -91,6 +95,7 @@ extension StoreState {
                 inode.head = nil
             }
         }
+        return loaded
     }
 
     func loadHead(memory: Int64, version: Int64, created: Int64) throws(SQLiteError) -> MemoryHead? {
@@ -113,23 +118,31 @@ extension StoreState {
         }
     }
 
-    private func buildTree() throws(RemfsError) {
-        var names: [(cookie: Int64, parent: InodeNumber, name: [UInt8], inode: Inode)] = []
-        names.reserveCapacity(inodes.count)
-        for inode in inodes.values where inode.number != 1 && inode.parent != 0 {
-            names.append((inode.cookie, inode.parent, inode.name, inode))
-            for other in inode.otherNames { names.append((other.cookie, other.parent, other.name, inode)) }
+    private func buildTree(of loaded: [Inode]) throws(RemfsError) {
+        // Sorted without the inodes themselves, which would be counted with each step; most have stood in this order in the file.
+        var names: [(cookie: Int64, inode: Int, other: Int)] = []
+        names.reserveCapacity(loaded.count)
+        for (place, inode) in loaded.enumerated() where inode.number != 1 && inode.parent != 0 {
+            names.append((inode.cookie, place, -1))
+            for other in inode.otherNames.indices { names.append((inode.otherNames[other].cookie, place, other)) }
         }
         names.sort { $0.cookie < $1.cookie }
-        for entry in names {
-            guard let parent = inodes[entry.parent], let directory = parent.directory else {
-                throw RemfsError(
-                    .corrupted, "\(label) has a file in a directory that does not exist: run remfs doctor, or restore a backup")
+        // Files of a directory mostly follow each other.
+        var parent = root
+        for (cookie, place, other) in names {
+            let inode = loaded[place]
+            let number = other < 0 ? inode.parent : inode.otherNames[other].parent
+            if parent.number != number {
+                guard let found = inodes[number], found.isDirectory else {
+                    throw RemfsError(
+                        .corrupted, "\(label) has a file in a directory that does not exist: run remfs doctor, or restore a backup")
+                }
+                parent = found
             }
-            directory.add(entry.name, cookie: entry.cookie, entry.inode)
-            if entry.inode.isDirectory { parent.links += 1 }
+            parent.directory!.add(other < 0 ? inode.name : inode.otherNames[other].name, cookie: cookie, inode)
+            if inode.isDirectory { parent.links += 1 }
         }
-        for inode in inodes.values where inode.isRegular && inode.links > 0 {
+        for inode in loaded where inode.isRegular && inode.links > 0 {
             if inode.isMemory { memoryFiles += 1 }
             usedBytes += inode.size
             if let head = inode.head { memoryInodes[head.memory] = inode.number }
