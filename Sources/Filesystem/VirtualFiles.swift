@@ -4,7 +4,8 @@ import Threads
 
 /// The hidden directory `.remfs` at a mount's root: never listed, never stored. Today it holds `status`.
 ///
-/// What is virtual gets a new nodeid with lifetime 0 at each lookup, since the kernel would keep its pages for ever.
+/// What is virtual gets a new nodeid with lifetime 0 at each lookup that finds it changed, since the kernel would keep its pages for ever.
+/// As long as it is the same it keeps its number: cp(1) looks twice and takes another one for another file.
 final class VirtualFiles: Sendable {
     private struct State {
         var next: UInt64
@@ -50,6 +51,7 @@ final class VirtualFiles: Sendable {
         guard unsafe parent == Self.directory && name.bytes.elementsEqual("status".utf8) else { throw FuseErrno(ENOENT) }
         let content = Array(status().utf8)
         let node = state.withLock { state in
+            if let last = state.order.last, state.contents[last] == content { return last }
             let node = state.next
             state.next += 1
             state.contents[node] = content

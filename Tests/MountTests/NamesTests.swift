@@ -92,6 +92,13 @@ struct NamesTests {
             let status = try mount.read("/.remfs/status")
             #expect(status.contains("store_id: \(mount.store.id)\n"))
             #expect(status.contains("access: read_write\n"))
+            expect(try mount.run("cp .remfs/status /dev/stdout | grep -c '^access: read_write$'"), is: "1\n")
+            // What has changed is another file, so that no page of the old one is read.
+            let before = try mount.read("/.remfs/status")
+            try mount.write("/f", "longer")
+            let now = try mount.read("/.remfs/status")
+            #expect(before.contains("bytes: 1\n"))
+            #expect(now.contains("bytes: 6\n"))
             // Below the root it is a name like any.
             try mount.makeDirectory("/d")
             try mount.write("/d/.remfs", "1")
