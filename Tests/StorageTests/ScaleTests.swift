@@ -44,7 +44,8 @@ import Testing
             try state.writer.execute(
                 """
                 BEGIN IMMEDIATE;
-                INSERT INTO inode
+                INSERT INTO inode (number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content, digest,
+                        memory, version, memory_created, version_created, author)
                     \(series) SELECT \(base) + i * 4, \(firstDirectory) + i % 100 * \(step), 'note-' || i || '.md', \(base) + i * 4 + 1, mode,
                         uid, gid, rdev, flags, size, accessed, modified, changed, content, digest, \(base) + i * 4 + 2, \(base) + i * 4 + 3,
                         memory_created, version_created + i + 1, author
