@@ -2,7 +2,6 @@ package import Filesystem
 import HTTPTypes
 import Hummingbird
 package import Logging
-import NIOCore
 import ServiceLifecycle
 package import Storage
 
@@ -31,15 +30,28 @@ package struct ControlServer: Service {
     private let configuration: Configuration
     private let responder: RouterResponder<ControlContext>
     private let onReady: @Sendable () async -> Void
+    private let listen: @Sendable () throws -> Int32
+    private let removesSocket: @Sendable () -> Bool
     private let logger: Logger
 
-    /// - Parameter onReady: called once the socket takes requests.
+    /// - Parameters:
+    ///   - listen: answers a descriptor of the socket, bound and listening, which becomes the server's; nil: the server makes the socket.
+    ///   - removesSocket: asked when the server stops: whether the socket's place is to be left empty.
+    ///   - onReady: called once the socket takes requests.
     package init(
         _ configuration: Configuration, stores: StorePool, mounts: MountTable, metrics: PrometheusMetrics, logger: Logger,
+        listen: (@Sendable () throws -> Int32)? = nil, removesSocket: @escaping @Sendable () -> Bool = { true },
         onReady: @escaping @Sendable () async -> Void = {}
     ) {
         self.configuration = configuration
         self.onReady = onReady
+        let socket = configuration.socket
+        self.listen =
+            listen ?? {
+                try socket.prepare()
+                return try socket.listen()
+            }
+        self.removesSocket = removesSocket
         self.logger = logger
         var routes = Routes([ErrorMiddleware(), PeerMiddleware(group: configuration.socket.group, stores: stores)])
         StatusRoutes(stores: stores, mounts: mounts, metrics: metrics, configuration: configuration).add(to: &routes)
@@ -51,41 +63,17 @@ package struct ControlServer: Service {
     }
 
     package func run() async throws {
-        let socket = configuration.socket
-        try socket.prepare()
-        let (failures, failed) = AsyncStream<RemfsError>.makeStream()
-        let (onReady, path) = (onReady, socket.path)
-        let application = Application(
-            responder: responder,
-            server: .http1(
-                configuration: .init(
-                    additionalChannelHandlers: [HTTPMannersInstaller()], idleTimeout: TimeAmount(configuration.idleTimeout))),
-            configuration: .init(address: .unixDomainSocket(path: path)),
-            onServerRunning: { _ in
-                do throws(RemfsError) {
-                    try socket.open()
-                    await onReady()
-                } catch {
-                    failed.yield(error)
-                }
-            },
-            logger: Self.quiet(logger))
+        let listener = ControlListener(
+            descriptor: try listen(), responder: responder, idleTimeout: configuration.idleTimeout, logger: Self.quiet(logger),
+            onRunning: onReady)
+        defer { if removesSocket() { configuration.socket.remove(logger) } }
         try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask {
-                do {
-                    try await application.run()
-                } catch let error as IOError {
-                    throw RemfsError.ofSystem("socket \(path) cannot be bound", error.errnoCode)
-                }
-            }
-            group.addTask {
-                for await error in failures { throw error }
-            }
+            group.addTask { try await listener.run() }
             group.addTask {
                 try await gracefulShutdown()
                 try await Task.sleep(for: Self.gracePeriod)
             }
-            // The first to end is the server, having stopped; or what failed; or the grace period.
+            // The first to end is the server, having stopped, or the grace period.
             defer { group.cancelAll() }
             try await group.next()
         }

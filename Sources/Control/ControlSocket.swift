@@ -1,4 +1,5 @@
 package import Glibc
+package import Logging
 package import Storage
 
 /// The place of the Unix socket: its directory, what may be left of an earlier daemon, its owner and mode.
@@ -38,11 +39,61 @@ package struct ControlSocket: Sendable {
         }
     }
 
-    /// Opens the socket to its group once it is bound. (It is made under a umask that lets nobody else in, so nobody came too early.)
-    package func open() throws(RemfsError) {
-        try own(path)
-        guard unsafe chmod(path, 0o660) == 0 else {
-            throw RemfsError.ofSystem("socket \(path) cannot be opened to its group")
+    /// How many may wait for a daemon that is busy, or about to come.
+    private static let backlog: Int32 = 1_024
+
+    /// Makes the socket, which `prepare` has made room for, and opens it to its group.
+    ///
+    /// - Returns: its descriptor, the caller's to close. Who connects waits from now on.
+    package func listen() throws(RemfsError) -> Int32 {
+        let descriptor = Glibc.socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw RemfsError.ofSystem("no socket can be made") }
+        do throws(RemfsError) {
+            guard unsafe withAddress({ unsafe bind(descriptor, $0, $1) }) == 0 else {
+                throw RemfsError.ofSystem("socket \(path) cannot be bound")
+            }
+            // Nobody can connect before it listens, so nobody comes too early.
+            try own(path)
+            guard unsafe chmod(path, 0o660) == 0 else { throw RemfsError.ofSystem("socket \(path) cannot be opened to its group") }
+            guard Glibc.listen(descriptor, Self.backlog) == 0 else { throw RemfsError.ofSystem("socket \(path) cannot be listened on") }
+        } catch {
+            close(descriptor)
+            throw error
+        }
+        return descriptor
+    }
+
+    /// Takes the socket away from its place.
+    package func remove(_ logger: Logger) {
+        if unsafe unlink(path) != 0, errno != ENOENT {
+            logger.warning("the socket cannot be removed", metadata: ["socket": "\(path)", "errno": "\(errno)"])
+        }
+    }
+
+    /// The path that a listening socket was bound to; nil: it has none.
+    package static func path(of descriptor: Int32) -> String? {
+        var address = sockaddr_un()
+        var length = socklen_t(MemoryLayout<sockaddr_un>.size)
+        let code = unsafe withUnsafeMutablePointer(to: &address) {
+            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe getsockname(descriptor, $0, &length) }
+        }
+        guard code == 0, address.sun_family == sa_family_t(AF_UNIX) else { return nil }
+        let bytes = unsafe withUnsafeBytes(of: address.sun_path) { unsafe $0.prefix { $0 != 0 }.map { $0 } }
+        return bytes.isEmpty ? nil : String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// Whether a socket of that kind is at the path.
+    package var isThere: Bool {
+        var status = stat()
+        return unsafe lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
+    }
+
+    private func withAddress(_ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.utf8) }
+        return unsafe withUnsafePointer(to: &address) {
+            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
         }
     }
 
@@ -66,14 +117,7 @@ package struct ControlSocket: Sendable {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0)
         guard descriptor >= 0 else { throw RemfsError.ofSystem("no socket can be made") }
         defer { close(descriptor) }
-        var address = sockaddr_un()
-        address.sun_family = sa_family_t(AF_UNIX)
-        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.utf8) }
-        let code = unsafe withUnsafePointer(to: &address) {
-            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                unsafe connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-            }
-        }
+        let code = unsafe withAddress { unsafe connect(descriptor, $0, $1) }
         // EAGAIN: its backlog is full, so somebody is there.
         if code == 0 || errno == EAGAIN { return true }
         guard errno == ECONNREFUSED || errno == ENOENT else {

@@ -1,4 +1,5 @@
 package import Fuse
+import Glibc
 package import Logging
 import Threads
 
@@ -9,6 +10,7 @@ package final class HolderLink: Sendable {
     private struct State {
         var socket: FuseHoldSocket?
         var holds: [String: FuseHold] = [:]
+        var listener: FuseHeldListener?
         var isReady = false
         var isStopping = false
     }
@@ -16,6 +18,8 @@ package final class HolderLink: Sendable {
     private let ended = Condition()
     /// What predecessors left.
     let inherited: [FuseHold]
+    /// The control socket that predecessors have served, or a service manager has made. The link never closes it.
+    package let listener: FuseHeldListener?
     private let logger: Logger
     private let startAnother: @Sendable () -> FuseHoldSocket?
 
@@ -24,20 +28,25 @@ package final class HolderLink: Sendable {
     /// - Parameter startAnother: called when the holder has died; answers the socket of a new one.
     package init?(_ socket: FuseHoldSocket, logger: Logger, startAnother: @escaping @Sendable () -> FuseHoldSocket?) {
         var inherited: [FuseHold] = []
+        var listener: FuseHeldListener?
         receiving: while true {
             switch socket.receive() {
             case .keep(let hold): inherited.append(hold)
+            case .listen(let kept): listener = kept
             case .end: break receiving
             case nil:
                 for hold in inherited { hold.close() }
+                listener.map { _ = close($0.descriptor) }
                 return nil
             default: continue
             }
         }
         self.inherited = inherited
+        self.listener = listener
         self.logger = logger
         self.startAnother = startAnother
-        state = Mutex(State(socket: socket, holds: Dictionary(uniqueKeysWithValues: inherited.map { ($0.name, $0) })))
+        state = Mutex(
+            State(socket: socket, holds: Dictionary(uniqueKeysWithValues: inherited.map { ($0.name, $0) }), listener: listener))
         _ = Thread("remfs-holder") { [self] in watch(socket) }
     }
 
@@ -56,10 +65,11 @@ package final class HolderLink: Sendable {
                 logger.error("the holder has died and no other can be started: mounts end with this process")
                 return
             }
-            let (holds, isReady) = state.withLock { state in
+            let (holds, listener, isReady) = state.withLock { state in
                 state.socket = next
-                return (Array(state.holds.values), state.isReady)
+                return (Array(state.holds.values), state.listener, state.isReady)
             }
+            if let listener { _ = next.send(.listen(listener)) }  // as below
             for hold in holds { _ = next.send(.keep(hold)) }  // a holder that dies as well is seen above
             if isReady { _ = next.send(.ready) }
             logger.warning("the holder died; another was started", metadata: ["mounts": "\(holds.count)"])
@@ -84,6 +94,9 @@ package final class HolderLink: Sendable {
         }
         _ = socket?.send(.drop(name))
     }
+
+    /// Has the control socket kept, so that whoever connects while no daemon is there waits. The link keeps the descriptor.
+    package func keep(_ listener: FuseHeldListener) { send(.listen(listener)) { $0.listener = listener } }
 
     /// Everything is served.
     package func ready() { send(.ready) { $0.isReady = true } }

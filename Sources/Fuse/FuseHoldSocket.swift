@@ -27,6 +27,8 @@ package struct FuseHoldSocket: Sendable {
         case keep(FuseHold)
         /// To the holder: the mount has ended.
         case drop(String)
+        /// To the holder: keep this. To a successor: this was kept. The descriptor becomes the receiver's.
+        case listen(FuseHeldListener)
         /// To a successor: that was all.
         case end
         /// To the holder: the daemon serves.
@@ -57,6 +59,7 @@ package struct FuseHoldSocket: Sendable {
         switch message {
         case .keep(let hold): send("keep " + hold.name, [hold.device, hold.memory])
         case .drop(let name): send("drop " + name, [])
+        case .listen(let listener): send(listener.isGiven ? "listen given" : "listen own", [listener.descriptor])
         case .end: send("end", [])
         case .ready: send("ready", [])
         case .handOver: send("hand over", [])
@@ -80,6 +83,8 @@ package struct FuseHoldSocket: Sendable {
             switch (words.first, words.count, count) {
             case ("keep", 2, 2): return .keep(FuseHold(name: words[1], device: descriptors[0], memory: descriptors[1]))
             case ("drop", 2, 0): return .drop(words[1])
+            case ("listen", 2, 1):
+                return .listen(FuseHeldListener(descriptor: descriptors[0], isGiven: words[1] == "given"))
             case ("end", 1, 0): return .end
             case ("ready", 1, 0): return .ready
             case ("hand", 2, 0): return .handOver

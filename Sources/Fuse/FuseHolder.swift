@@ -11,8 +11,18 @@ package final class FuseHolder {
         /// The daemon ended by a signal, or with an exit code, or has given up its socket and does not die.
         case died(signal: Int32), exited(code: Int32), stuck
         case startedAgain(mounts: Int)
-        /// No successor came up, so everybody who waits in the mounts is told that they are gone.
+        /// A daemon has begun to serve; all is about to be stopped.
+        case ready, stopping
+        /// No successor came up, so everybody who waits in the mounts is told that they are gone, unless a service manager keeps them.
         case gaveUp(mounts: Int)
+        /// Everything is in the service manager's store, and this process ends so that the manager starts the next.
+        case left(mounts: Int)
+        /// The service manager's store does not hold all that it would have to, or could not be reached.
+        case storeTooSmall(needed: Int, room: Int), notStored(errno: Int32)
+        /// This process is the program that is installed now.
+        case renewed
+        /// The program that is installed now could not be started, so this process remains the old one.
+        case notRenewed(errno: Int32)
     }
 
     /// How a daemon is started.
@@ -31,6 +41,10 @@ package final class FuseHolder {
 
     /// The variable in which a daemon is told the number of its end of the socket.
     package static let socketVariable = "REMFS_HOLDER"
+    /// The variable in which a holder that becomes a newer program finds the memory in which it has left its state.
+    package static let stateVariable = "REMFS_RESUME"
+    /// Of a holder that has left everything to the service manager, which is to start the next: `RestartForceExitStatus=` in the unit.
+    package static let leftStatus: Int32 = 128 + SIGHUP
 
     private struct Daemon {
         let process: Int32
@@ -44,11 +58,15 @@ package final class FuseHolder {
     }
 
     private let program: Program
+    private let store: FuseDescriptorStore?
     private let onEvent: (Event) -> Void
     private var holds: [String: FuseHold] = [:]
+    private var listener: FuseHeldListener?
     private var daemon: Daemon
     private let signals: Int32
     private var isStopping = false
+    /// When the daemon has handed over, the service manager is to start everything anew.
+    private var isLeaving = false
     /// Successors that did not come up, one after the other.
     private var failures = 0
     /// Predecessors that still have to be waited for.
@@ -60,28 +78,147 @@ package final class FuseHolder {
     private static let mostFailures = 10
 
     /// Starts the daemon. nil with errno where that is not possible.
-    package init?(_ program: Program, onEvent: @escaping (Event) -> Void) {
+    ///
+    /// - Parameters:
+    ///   - store: where everything is kept a second time, for when this process ends as well.
+    ///   - passed: what was in it.
+    package init?(
+        _ program: Program, store: FuseDescriptorStore? = nil, passed: FuseDescriptorStore.Passed = .init(),
+        onEvent: @escaping (Event) -> Void
+    ) {
         guard let signals = Self.catchSignals(), let daemon = Self.start(program) else { return nil }
         self.program = program
+        self.store = store
         self.onEvent = onEvent
         self.signals = signals
         self.daemon = daemon
-        guard daemon.socket.send(.end) == 0 else { return nil }
+        listener = passed.listener
+        for hold in passed.holds { holds.updateValue(hold, forKey: hold.name)?.close() }
+        for name in passed.strange { note(store?.remove(name)) }
+        removeEnded()
+        guard sendHolds(to: daemon) else { return nil }
     }
 
     /// Becomes the holder of a daemon that runs and has lost its own.
-    package init?(_ program: Program, of process: Int32, socket: FuseHoldSocket, onEvent: @escaping (Event) -> Void) {
+    package init?(
+        _ program: Program, of process: Int32, socket: FuseHoldSocket, store: FuseDescriptorStore? = nil,
+        onEvent: @escaping (Event) -> Void
+    ) {
         let watch = cfuse_watch_process(process)
         guard let signals = Self.catchSignals(), watch >= 0 else { return nil }
         self.program = program
+        self.store = store
         self.onEvent = onEvent
         self.signals = signals
         daemon = Daemon(process: process, watch: watch, isChild: false, socket: socket, isReady: true)
     }
 
     private static func catchSignals() -> Int32? {
-        let descriptor = unsafe cfuse_catch_signals([SIGTERM, SIGINT, SIGHUP], 3)
+        let numbers = [SIGTERM, SIGINT, SIGHUP, SIGUSR1]
+        let descriptor = unsafe cfuse_catch_signals(numbers, Int32(numbers.count))
         return descriptor >= 0 ? descriptor : nil
+    }
+
+    // MARK: - Becoming a newer program
+
+    /// Goes on where an older program left off in this very process, and has the daemon hand over to one of the newer program as well.
+    ///
+    /// - Parameter state: what `stateVariable` said.
+    package init?(_ program: Program, resuming state: String, store: FuseDescriptorStore? = nil, onEvent: @escaping (Event) -> Void) {
+        guard let number = Int32(state), let bytes = FuseHoldMemory(number).read() else { return nil }
+        close(number)
+        var resumed: Daemon?
+        var (holds, remains): ([String: FuseHold], [(process: Int32, watch: Int32)]) = ([:], [])
+        var listener: FuseHeldListener?
+        var earlier: Int32 = -1
+        for line in bytes.split(separator: UInt8(ascii: "\n")) {
+            let words = String(decoding: line, as: UTF8.self).split(separator: " ", maxSplits: 3).map(String.init)
+            let numbers = words.dropFirst().prefix(2).compactMap { Int32($0) }
+            guard numbers.count == 2 else { return nil }
+            switch words[0] {
+            case "daemon":
+                let watch = cfuse_watch_process(numbers[0])
+                guard watch >= 0, words.count == 4 else { return nil }
+                resumed = Daemon(
+                    process: numbers[0], watch: watch, isChild: words[3].contains("child"), socket: FuseHoldSocket(inherited: numbers[1]),
+                    isReady: words[3].contains("ready"), handsOver: words[3].contains("over"))
+            case "hold":
+                guard words.count == 4 else { return nil }
+                holds[words[3]] = FuseHold(name: words[3], device: numbers[0], memory: numbers[1])
+            case "listener": listener = FuseHeldListener(descriptor: numbers[0], isGiven: numbers[1] != 0)
+            case "remains":
+                let watch = cfuse_watch_process(numbers[0])
+                if watch >= 0 { remains.append((numbers[0], watch)) }
+            case "signals": earlier = numbers[0]
+            default: return nil
+            }
+        }
+        guard let resumed, let signals = Self.catchSignals() else { return nil }
+        self.program = program
+        self.store = store
+        self.onEvent = onEvent
+        self.signals = signals
+        daemon = resumed
+        self.holds = holds
+        self.listener = listener
+        self.remains = remains
+        for descriptor in inherited { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }  // they are there: their numbers came with them
+        Self.block(false)
+        onEvent(.renewed)
+        // What the older program did not get to: a stop that came meanwhile.
+        var byte: UInt8 = 0
+        var isAsked = false
+        while unsafe read(earlier, &byte, 1) == 1 { if [SIGTERM, SIGINT].contains(Int32(byte)) { isAsked = true } }
+        close(earlier)
+        if isAsked { handle(SIGTERM) } else { kill(daemon.process, SIGHUP) }
+    }
+
+    /// All descriptors that the next program is to find, but those for signals and its state.
+    private var inherited: [Int32] {
+        holds.values.flatMap { [$0.device, $0.memory] } + [daemon.socket.descriptor] + (listener.map { [$0.descriptor] } ?? [])
+    }
+
+    private static func block(_ isBlocked: Bool) {
+        var all = sigset_t()
+        unsafe sigemptyset(&all)
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] { unsafe sigaddset(&all, signal) }
+        _ = unsafe pthread_sigmask(isBlocked ? SIG_BLOCK : SIG_UNBLOCK, &all, nil)  // fails for a wrong argument only
+    }
+
+    /// Has this process become the program that is installed now, with the same number and the same descriptors, and the daemon hand over
+    /// to one of it. Mounts are served meanwhile.
+    private func renew() {
+        let code = replaceProgram()
+        onEvent(.notRenewed(errno: code))
+        // At least the daemon.
+        kill(daemon.process, SIGHUP)
+    }
+
+    /// Returns only with an errno.
+    private func replaceProgram() -> Int32 {
+        guard let state = FuseHoldMemory() else { return EMFILE }
+        defer { close(state.descriptor) }
+        let flags = [(daemon.isChild, "child"), (daemon.isReady, "ready"), (daemon.handsOver, "over"), (true, "-")]
+        let words = flags.filter(\.0).map(\.1).joined(separator: ",")
+        var lines = ["daemon \(daemon.process) \(daemon.socket.descriptor) \(words)"]
+        lines += holds.values.map { "hold \($0.device) \($0.memory) \($0.name)" }
+        if let listener { lines.append("listener \(listener.descriptor) \(listener.isGiven ? 1 : 0)") }
+        lines += remains.map { "remains \($0.process) 0" }
+        lines.append("signals \(signals) 0")
+        let code = state.write(Array(lines.joined(separator: "\n").utf8))
+        guard code == 0 else { return code }
+        // From here on a signal waits for the next program, or stands in the pipe.
+        Self.block(true)
+        defer { Self.block(false) }
+        let descriptors = inherited + [state.descriptor, signals]
+        for descriptor in descriptors { _ = fcntl(descriptor, F_SETFD, 0) }  // they are open, so this cannot fail
+        defer { for descriptor in descriptors { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) } }
+        return unsafe Self.withCStrings(program.arguments) { arguments in
+            unsafe Self.withCStrings(program.environment + ["\(Self.stateVariable)=\(state.descriptor)"]) { environment in
+                unsafe execve(program.path, arguments, environment)
+                return errno
+            }
+        }
     }
 
     // MARK: - Starting
@@ -181,9 +318,21 @@ package final class FuseHolder {
     private func takeMessages() {
         repeat {
             switch daemon.socket.receive() {
-            case .keep(let hold): holds.updateValue(hold, forKey: hold.name)?.close()
-            case .drop(let name): holds.removeValue(forKey: name)?.close()
+            case .keep(let hold):
+                holds.updateValue(hold, forKey: hold.name)?.close()
+                note(store?.keep(hold))
+                noteRoom()
+            case .drop(let name):
+                holds.removeValue(forKey: name)?.close()
+                note(store?.drop(name))
+            case .listen(let new):
+                if let listener { close(listener.descriptor) }
+                // By its name only one is kept.
+                if listener?.isGiven == false { note(store?.dropListener()) }
+                listener = new
+                note(store?.keep(new))
             case .ready:
+                if !daemon.isReady { onEvent(.ready) }
                 daemon.isReady = true
                 failures = 0
             case .handOver: daemon.handsOver = true
@@ -198,14 +347,37 @@ package final class FuseHolder {
         return unsafe poll(&socket, 1, 0) == 1
     }
 
+    /// What the service manager's store has to hold.
+    private var stored: Int { 2 * holds.count + (listener?.isGiven == false ? 1 : 0) }
+
+    private func note(_ code: Int32?) {
+        if let code, code != 0 { onEvent(.notStored(errno: code)) }
+    }
+
+    private func noteRoom() {
+        // Once, when it begins to matter.
+        if let store, (store.room + 1...store.room + 2).contains(stored) { onEvent(.storeTooSmall(needed: stored, room: store.room)) }
+    }
+
     private func handle(_ signal: Int32) {
-        switch signal {
-        // To hand over: the daemon exits, and its successor may be a newer program.
-        case SIGHUP: kill(daemon.process, SIGHUP)
-        default:
+        if signal == SIGTERM || signal == SIGINT {
+            if !isStopping { onEvent(.stopping) }
             isStopping = true
             kill(daemon.process, SIGTERM)
+            return
         }
+        guard !isStopping, !isLeaving else { return }
+        // To hand over. On SIGHUP, where a service manager keeps everything, to the next start of all: it may want to start something
+        // else, and waits for this process to end. Otherwise to what is installed now, in this process.
+        if signal == SIGHUP, let store {
+            if stored <= store.room {
+                isLeaving = true
+                kill(daemon.process, SIGHUP)
+                return
+            }
+            onEvent(.storeTooSmall(needed: stored, room: store.room))
+        }
+        renew()
     }
 
     // MARK: - When it ends
@@ -251,16 +423,17 @@ package final class FuseHolder {
             remains.append((daemon.process, daemon.watch))
         }
         daemon.socket.close()
+        if isStopping { return finish(70) }
+        if isLeaving {
+            onEvent(.left(mounts: holds.count))
+            return finish(Self.leftStatus, keepsStored: true)
+        }
         if !daemon.isReady, !daemon.handsOver { failures += 1 }
         return startSuccessor()
     }
 
     private func startSuccessor() -> Int32? {
-        // What has been unmounted meanwhile is of no use to anybody.
-        for (name, hold) in holds where Self.hasEnded(hold.device) {
-            hold.close()
-            holds[name] = nil
-        }
+        removeEnded()
         while failures <= Self.mostFailures {
             // 0, 10, 20, 40 ... ms, and at most 5 s.
             if failures > 0 { usleep(UInt32(min(5_000_000, 10_000 << min(failures - 1, 9)))) }
@@ -272,15 +445,30 @@ package final class FuseHolder {
             failures += 1
         }
         onEvent(.gaveUp(mounts: holds.count))
-        return finish(70)
+        // A service manager that keeps them may have more luck, and lets go of them when it gives up too.
+        return finish(70, keepsStored: true)
+    }
+
+    /// What has been unmounted meanwhile is of no use to anybody.
+    private func removeEnded() {
+        for (name, hold) in holds where Self.hasEnded(hold.device) {
+            hold.close()
+            holds[name] = nil
+            note(store?.drop(name))
+        }
     }
 
     private func sendHolds(to next: Daemon) -> Bool {
-        holds.values.allSatisfy { next.socket.send(.keep($0)) == 0 } && next.socket.send(.end) == 0
+        if let listener, next.socket.send(.listen(listener)) != 0 { return false }
+        return holds.values.allSatisfy { next.socket.send(.keep($0)) == 0 } && next.socket.send(.end) == 0
     }
 
     /// Closing the descriptors tells those who still wait, if nobody else has them: with ECONNABORTED.
-    private func finish(_ code: Int32) -> Int32 {
+    private func finish(_ code: Int32, keepsStored: Bool = false) -> Int32 {
+        if !keepsStored {
+            for name in holds.keys { note(store?.drop(name)) }
+            if listener?.isGiven == false { note(store?.dropListener()) }
+        }
         for hold in holds.values { hold.close() }
         holds = [:]
         return code

@@ -14,6 +14,8 @@ enum Holding {
     /// What this process is to be.
     enum Role {
         case holder
+        /// The holder that this process has been as an older program.
+        case renewed(state: String)
         /// Of a daemon that runs.
         case replacement(process: Int32, socket: FuseHoldSocket)
         /// With its end of the holder's socket.
@@ -24,6 +26,7 @@ enum Holding {
         if let socket = environment[FuseHolder.socketVariable].flatMap({ Int32($0) }) {
             return .daemon(socket: FuseHoldSocket(inherited: socket))
         }
+        if let state = environment[FuseHolder.stateVariable] { return .renewed(state: state) }
         let numbers = environment[daemonVariable]?.split(separator: " ").compactMap { Int32($0) } ?? []
         guard numbers.count == 2 else { return .holder }
         return .replacement(process: numbers[0], socket: FuseHoldSocket(inherited: numbers[1]))
@@ -35,6 +38,11 @@ enum Holding {
         "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "\(1 << 20)", "MALLOC_TRIM_THRESHOLD_": "\(8 << 20)",
     ]
 
+    /// What is said to one process and to none that it starts.
+    private static let variables = FuseDescriptorStore.variables.union([
+        FuseHolder.socketVariable, FuseHolder.stateVariable, daemonVariable,
+    ])
+
     /// This command once more, with the binary that is there by then.
     private static func program(_ environment: [String: String]) throws(RemfsError) -> FuseHolder.Program {
         let shown: String
@@ -45,20 +53,29 @@ enum Holding {
         let current = shown.hasSuffix(" (deleted)") ? String(shown.dropLast(10)) : shown
         return FuseHolder.Program(
             path: current, arguments: CommandLine.arguments,
-            environment: environment.filter { $0.key != FuseHolder.socketVariable && $0.key != daemonVariable }
-                .merging(heap) { given, _ in given }.map { "\($0.key)=\($0.value)" }
+            environment: environment.filter { !variables.contains($0.key) }.merging(heap) { given, _ in given }
+                .map { "\($0.key)=\($0.value)" }
         )
     }
 
     /// Runs as the holder; answers the exit code when the daemon has stopped.
     static func hold(_ role: Role, _ environment: [String: String], _ logger: Logger) throws(RemfsError) -> Int32 {
         let program = try program(environment)
-        let holder =
-            if case .replacement(let process, let socket) = role {
-                FuseHolder(program, of: process, socket: socket) { log($0, logger) }
-            } else {
-                FuseHolder(program) { log($0, logger) }
+        let store = FuseDescriptorStore(environment)
+        let holder: FuseHolder?
+        switch role {
+        case .replacement(let process, let socket):
+            holder = FuseHolder(program, of: process, socket: socket, store: store) { log($0, logger) }
+        case .renewed(let state): holder = FuseHolder(program, resuming: state, store: store) { log($0, logger) }
+        case .holder, .daemon:
+            let passed = FuseDescriptorStore.take(environment)
+            if !passed.holds.isEmpty || !passed.strange.isEmpty {
+                logger.notice(
+                    "mounts came back from the service manager",
+                    metadata: ["mounts": "\(passed.holds.count)", "unused": "\(passed.strange.joined(separator: " "))"])
             }
+            holder = FuseHolder(program, store: store, passed: passed) { log($0, logger) }
+        }
         guard let holder else { throw RemfsError.ofSystem("cannot start the daemon") }
         return holder.run()
     }
@@ -70,6 +87,18 @@ enum Holding {
         case .stuck: logger.error("the daemon was killed and waits in the kernel for its successor")
         case .startedAgain(let mounts): logger.notice("daemon started again", metadata: ["mounts": "\(mounts)"])
         case .gaveUp(let mounts): logger.critical("no daemon comes up: mounts are given up", metadata: ["mounts": "\(mounts)"])
+        // Said by this process and not by the daemon, since systemd need then listen to the main process alone.
+        case .ready: ServiceManager.notify("READY=1")
+        case .stopping: ServiceManager.notify("STOPPING=1")
+        case .left(let mounts): logger.notice("left to the service manager", metadata: ["mounts": "\(mounts)"])
+        case .storeTooSmall(let needed, let room):
+            logger.error(
+                "the service manager keeps too few descriptors: raise FileDescriptorStoreMax",
+                metadata: ["needed": "\(needed)", "room": "\(room)"])
+        case .notStored(let code):
+            logger.error("the service manager cannot be told what to keep", metadata: ["errno": "\(code)"])
+        case .renewed: logger.notice("the holder is the installed program now")
+        case .notRenewed(let code): logger.error("the holder remains the old program", metadata: ["errno": "\(code)"])
         }
     }
 

@@ -2,6 +2,7 @@ import ArgumentParser
 import Control
 import Filesystem
 import Foundation
+import Fuse
 import Glibc
 import Logging
 import Metrics
@@ -60,23 +61,36 @@ struct Serve: AsyncParsableCommand {
         try Directory.make(settings.stateDirectory, mode: 0o700)
         // Usually in the runtime directory, which it then makes for its group.
         let socket = ControlSocket(path: settings.socket, owner: settings.socketOwner, group: settings.socketGroup)
-        try socket.prepare()
+        let inherited = Self.usable(holder.listener, socket, logger)
+        if inherited == nil { try socket.prepare() }
         try Directory.make(settings.runtimeDirectory, mode: 0o750)
 
         let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger, willBlock: MountTable.willBlock)
         let mounts = try MountTable(stores: stores, holder: holder, logger: logger)
+        let handsOver = HangUp()
         let server = ControlServer(
             .init(socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version), stores: stores, mounts: mounts,
-            metrics: metrics,
-            logger: logger
+            metrics: metrics, logger: logger,
+            listen: {
+                let listener: FuseHeldListener
+                if let inherited {
+                    listener = inherited
+                } else {
+                    try socket.prepare()
+                    listener = FuseHeldListener(descriptor: try socket.listen(), isGiven: false)
+                    holder.keep(listener)
+                }
+                let copy = fcntl(listener.descriptor, F_DUPFD_CLOEXEC, 0)
+                guard copy >= 0 else { throw RemfsError.ofSystem("socket \(socket.path) cannot be served") }
+                return copy
+            },
+            removesSocket: { inherited?.isGiven != true && !handsOver.isAsked }
         ) {
             logger.notice(
                 "ready", metadata: ["socket": "\(socket.path)", "state": "\(settings.stateDirectory)", "version": "\(Remfs.version)"])
-            ServiceManager.notify("READY=1")
             holder.ready()
         }
         // Stopped from the last to the first: the roof before the ground.
-        let handsOver = HangUp()
         let services: [any Service] = [
             StoresService(stores: stores, handsOver: handsOver), MountsService(mounts: mounts, handsOver: handsOver), handsOver, server,
             StopNotice(logger: logger, handsOver: handsOver),
@@ -94,6 +108,25 @@ struct Serve: AsyncParsableCommand {
         try await group.run()
         if !handsOver.isAsked { logger.notice("stopped") }
         return handsOver.isAsked
+    }
+
+    /// The socket that came from a predecessor or a service manager, if it is where others look for it.
+    private static func usable(_ listener: FuseHeldListener?, _ socket: ControlSocket, _ logger: Logger) -> FuseHeldListener? {
+        guard let listener else { return nil }
+        let path = ControlSocket.path(of: listener.descriptor)
+        if listener.isGiven {
+            // Its place is the service manager's to say.
+            if path != socket.path {
+                logger.warning(
+                    "the socket unit listens elsewhere than remfs is configured to",
+                    metadata: ["socket": "\(path ?? "")", "configured": "\(socket.path)"])
+            }
+            return listener
+        }
+        if path == socket.path, socket.isThere { return listener }
+        // It was configured anew.
+        if let path, path != socket.path { ControlSocket(path: path).remove(logger) }
+        return nil
     }
 
     /// Each open file of a store and each mount holds a descriptor, and the usual soft limit is 1,024.
@@ -145,7 +178,7 @@ private struct MountsService: Service {
     }
 }
 
-/// Tells systemd, and whoever reads the log, that a stop has begun.
+/// Tells whoever reads the log that a stop has begun.
 private struct StopNotice: Service {
     let logger: Logger
     let handsOver: HangUp
@@ -153,7 +186,6 @@ private struct StopNotice: Service {
     func run() async throws {
         try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
         guard !handsOver.isAsked else { return }
-        ServiceManager.notify("STOPPING=1")
         logger.notice("stopping")
     }
 }

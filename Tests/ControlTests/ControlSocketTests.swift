@@ -38,9 +38,11 @@ import Testing
             let socket = ControlSocket(path: "\(directory)/a/b/control.sock")
             try socket.prepare()
             #expect(Self.mode("\(directory)/a/b") == 0o750)
-            let descriptor = Self.bound(socket.path, listening: true)
-            try socket.open()
+            let descriptor = try socket.listen()
             #expect(Self.mode(socket.path) == 0o660)
+            #expect(socket.isThere)
+            #expect(ControlSocket.path(of: descriptor) == socket.path)
+            #expect(refusal { () throws(RemfsError) in try socket.prepare() }?.code == .busy)
             close(descriptor)
         }
     }

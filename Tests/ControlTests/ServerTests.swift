@@ -28,8 +28,7 @@ import Testing
         let (ready, isReady) = AsyncStream<Void>.makeStream()
         let server = ControlServer(
             .init(socket: ControlSocket(path: "\(directory)/s"), stateDirectory: "\(directory)/state", version: "0.0.0"), stores: stores,
-            mounts: mounts, metrics: PrometheusMetrics(), logger: logger
-        ) { isReady.finish() }
+            mounts: mounts, metrics: PrometheusMetrics(), logger: logger, onReady: { isReady.finish() })
         let group = ServiceGroup(services: [server], logger: logger)
         async let running: Void = group.run()
         for await _ in ready {}
