@@ -59,6 +59,7 @@ package struct ControlServer: Service {
         MemoryRoutes(stores: stores).add(to: &routes)
         VersionRoutes(stores: stores, watch: VersionWatch(stores)).add(to: &routes)
         MountRoutes(stores: stores, mounts: mounts).add(to: &routes)
+        DoctorRoutes(stores: stores).add(to: &routes)
         responder = routes.responder()
     }
 

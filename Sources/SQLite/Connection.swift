@@ -1,4 +1,5 @@
 internal import CSQLite
+import Glibc
 
 /// One connection to one SQLite file.
 ///
@@ -113,8 +114,17 @@ internal import CSQLite
         return (Int(frames), Int(moved))
     }
 
-    /// Copies the whole database as of now into a new file at `path`, while others go on writing.
+    /// Copies the whole database as of now into a new file at `path`, while others go on writing. What fails leaves no file.
     package func backup(to path: String) throws(SQLiteError) {
+        do throws(SQLiteError) {
+            try copy(to: path)
+        } catch {
+            for suffix in ["", "-journal"] { _ = unsafe unlink(path + suffix) }
+            throw error
+        }
+    }
+
+    private func copy(to path: String) throws(SQLiteError) {
         let target = try Connection(path: path, mode: .create, isPrivate: false)
         guard let backup = unsafe sqlite3_backup_init(target.handle, "main", handle, "main") else {
             throw target.error(unsafe sqlite3_extended_errcode(target.handle), "backup")

@@ -229,6 +229,82 @@ package final class Catalog: Sendable {
         }
     }
 
+    // MARK: What a doctor asks
+
+    /// What SQLite's own check says; empty: nothing.
+    func problems() throws(RemfsError) -> [String] {
+        try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare("PRAGMA integrity_check(20)")
+            defer { row.reset() }
+            var lines: [String] = []
+            while try row.step() { if let line = row.text(0), line != "ok" { lines.append(line) } }
+            return lines
+        }
+    }
+
+    /// A row as it stands, read or not.
+    struct RawRow {
+        let sequence: Int64
+        let id: String
+        let name: String
+        let isReadable: Bool
+    }
+
+    func rawRows() throws(RemfsError) -> [RawRow] {
+        let rows = try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare("SELECT sequence, id, name, metadata, policy FROM store ORDER BY sequence")
+            defer { row.reset() }
+            var rows: [(Int64, String, String, String, String)] = []
+            while try row.step() {
+                rows.append((row.integer(0), row.text(1) ?? "", row.text(2) ?? "", row.text(3) ?? "", row.text(4) ?? ""))
+            }
+            return rows
+        }
+        return rows.map { sequence, id, name, metadata, policy in
+            do throws(RemfsError) {
+                let _: [String: String] = try Self.decoded(metadata)
+                let _: Policy = try Self.decoded(policy)
+            } catch {
+                return RawRow(sequence: sequence, id: id, name: name, isReadable: false)
+            }
+            return RawRow(sequence: sequence, id: id, name: name, isReadable: true)
+        }
+    }
+
+    /// Gives a row what cannot be read of it: no metadata, a new store's rules.
+    func resetRow(_ sequence: Int64) throws(RemfsError) {
+        let policy = try Self.json(Policy())
+        try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare("UPDATE store SET metadata = '{}', policy = ?2 WHERE sequence = ?1")
+            row.bind(sequence, at: 1)
+            row.bind(policy, at: 2)
+            try row.run()
+        }
+    }
+
+    func deleteRow(_ sequence: Int64) throws(RemfsError) {
+        try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare("DELETE FROM store WHERE sequence = ?1")
+            row.bind(sequence, at: 1)
+            try row.run()
+        }
+    }
+
+    func keep(at place: String) throws(RemfsError) {
+        try with { (connection) throws(SQLiteError) in try connection.backup(to: place) }
+    }
+
+    func makeIndexes() throws(RemfsError) { try with { (connection) throws(SQLiteError) in try connection.execute("REINDEX") } }
+
+    /// Makes the copy anew, whether or not anything has changed.
+    func renewCopy() throws(RemfsError) {
+        copied.withLock { $0 = nil }
+        _ = try copyIfChanged()
+    }
+
+    /// A copy was made by this process.
+    var hasCopied: Bool { copied.withLock { $0 != nil } }
+
     // MARK: Its copy
 
     /// What the catalog is restored from (`Operations.md`).

@@ -100,7 +100,7 @@ package final class MemoryStore: Sendable {
         try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in try body(state) }
     }
 
-    private func announce(_ version: Int64) {
+    func announce(_ version: Int64) {
         let isNewer = newest.withLock { newest in
             defer { newest = max(newest, version) }
             return version > newest
@@ -351,7 +351,14 @@ package final class MemoryStore: Sendable {
     package func backup(to destination: String) throws(RemfsError) {
         guard unsafe Glibc.access(destination, F_OK) != 0 else { throw RemfsError(.pathConflict, "\(destination) exists") }
         try settleForReading()
-        try readers.read { (reader) throws(SQLiteError) in try reader.connection.backup(to: destination) }
+        do throws(RemfsError) {
+            try readers.read { (reader) throws(SQLiteError) in try reader.connection.backup(to: destination) }
+        } catch {
+            guard error.code == .noSpace else { throw error }
+            let label = state.withLock { $0.label }
+            throw RemfsError(
+                .noSpace, "the disk of \(destination) has no room for a backup of \(label): nothing was kept of it", cause: error.cause)
+        }
     }
 
     /// Seals everything and empties the WAL. The store is not used afterwards.

@@ -8,7 +8,7 @@ import Threads
 /// One process at a time: the directory's `lock` file is held while the pool lives. Safe from any thread.
 package final class StorePool: Sendable {
     package let catalog: Catalog
-    private let directory: String
+    let directory: String
     private let logger: Logger
     private let lockFile: Int32
     private let ballast: Ballast
@@ -19,6 +19,8 @@ package final class StorePool: Sendable {
     private let willBlock: @Sendable () -> Void
     /// Mounts of a predecessor are being taken over: what they have open is not known yet.
     private let isTakingOver = Atomic<Bool>(false)
+    /// Stores whose file or row comes first: they are being made or deleted.
+    private let unfinished = Mutex<Set<StoreID>>([])
     /// Told after a store's access may have changed, or the store went: mounts follow.
     private let observers = Mutex<[@Sendable (StoreID) -> Void]>([])
 
@@ -72,15 +74,15 @@ package final class StorePool: Sendable {
             throw RemfsError(
                 .corrupted,
                 """
-                the catalog \(path) is missing or empty, but \(directory)/stores holds \(count) stores: restore the catalog from \
-                \(Catalog.copy(of: path)) or a backup of yours, or move the stores away to begin anew
+                the catalog \(path) is missing or empty, but \(directory)/stores holds \(count) stores: run remfs doctor --repair, \
+                which restores it from \(Catalog.copy(of: path)), or move the stores away to begin anew
                 """)
         }
         return try Catalog(path: path, isNew: isNew)
     }
 
     /// Empty: a daemon was killed at its first start, before the catalog had a page.
-    private static func isMissingOrEmpty(_ path: String) throws(RemfsError) -> Bool {
+    static func isMissingOrEmpty(_ path: String) throws(RemfsError) -> Bool {
         var status = stat()
         if unsafe stat(path, &status) == 0 { return status.st_size == 0 }
         guard errno == ENOENT else { throw RemfsError.ofSystem("cannot look at the catalog \(path)") }
@@ -96,7 +98,8 @@ package final class StorePool: Sendable {
         guard unsafe access(path, W_OK) == 0 else { throw RemfsError.ofSystem("cannot write to the state directory \(path)") }
     }
 
-    private static func lock(_ directory: String) throws(RemfsError) -> Int32 {
+    /// Answers a descriptor that holds the directory until it is closed.
+    static func lock(_ directory: String) throws(RemfsError) -> Int32 {
         let file = unsafe open(directory + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard file >= 0 else { throw RemfsError.ofSystem("cannot make \(directory)/lock") }
         // One that was killed a moment ago may take a while to be gone.
@@ -122,7 +125,7 @@ package final class StorePool: Sendable {
         }
     }
 
-    private static func names(in directory: String) throws(RemfsError) -> [String] {
+    static func names(in directory: String) throws(RemfsError) -> [String] {
         guard let handle = unsafe opendir(directory) else { throw RemfsError.ofSystem("cannot list \(directory)") }
         defer { unsafe closedir(handle) }
         var names: [String] = []
@@ -138,7 +141,7 @@ package final class StorePool: Sendable {
         return unsafe stat(path, &status) == 0 ? Int64(status.st_blocks) * 512 : 0
     }
 
-    private func path(of id: StoreID) -> String { "\(directory)/stores/\(id).sqlite" }
+    func path(of id: StoreID) -> String { "\(directory)/stores/\(id).sqlite" }
 
     // MARK: Stores
 
@@ -147,6 +150,8 @@ package final class StorePool: Sendable {
         try StoreLimits.check(name: name, description: description, metadata: metadata)
         try StoreLimits.check(pairsOf: metadata)
         let id = StoreID.random()
+        unfinished.withLock { _ = $0.insert(id) }
+        defer { unfinished.withLock { _ = $0.remove(id) } }
         do throws(RemfsError) {
             let store = try MemoryStore(
                 id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)
@@ -202,6 +207,8 @@ package final class StorePool: Sendable {
     /// Removes a store for good: first its row, then its file. Mounts of it answer `stale` from now on.
     package func deleteStore(_ id: StoreID) throws(RemfsError) {
         _ = try catalog.store(id)
+        unfinished.withLock { _ = $0.insert(id) }
+        defer { unfinished.withLock { _ = $0.remove(id) } }
         do throws(RemfsError) {
             try catalog.deleteStore(id)
         } catch {
@@ -250,7 +257,7 @@ package final class StorePool: Sendable {
             if state.store == nil {
                 let path = path(of: id)
                 guard unsafe access(path, F_OK) == 0 else {
-                    throw RemfsError(.corrupted, "the file of \(row.label) is missing: restore \(path) from a backup")
+                    throw RemfsError(.corrupted, "the file of \(row.label) is missing: run remfs doctor, or restore \(path) from a backup")
                 }
                 state.store = try MemoryStore(
                     id: id, name: row.name, path: path, policy: row.policy, isArchived: row.archived != nil, isNew: false,
@@ -288,6 +295,32 @@ package final class StorePool: Sendable {
             }
         }
         return try result.get()
+    }
+
+    /// Whether a store is being made or deleted: its row and its file do not go together yet.
+    func isUnfinished(_ id: StoreID) -> Bool { unfinished.withLock { $0.contains(id) } }
+
+    /// Runs a repair of a store's file: of the open store, or of the file while nobody can open it.
+    func withStoreOrFile<Answer>(
+        _ id: StoreID, open: (MemoryStore) throws(RemfsError) -> Answer, closed: () throws(RemfsError) -> Answer
+    ) throws(RemfsError) -> Answer {
+        let entry = entries.withLock { entries in
+            if let entry = entries[id] { return entry }
+            let entry = Entry()
+            entries[id] = entry
+            return entry
+        }
+        let store: MemoryStore?
+        let answer: Answer?
+        (store, answer) = try entry.state.withLock { (state) throws(RemfsError) in
+            if state.isDeleted { throw RemfsError(.notFound, "memory store \(id) not found") }
+            guard let store = state.store else { return (nil, try closed()) }
+            state.users += 1
+            return (store, nil)
+        }
+        if let answer { return answer }
+        defer { release(id) }
+        return try open(store!)
     }
 
     package func statistics() throws(RemfsError) -> (stores: Int, open: Int) {

@@ -20,10 +20,11 @@ final class NewFile {
     }
 
     func append(_ data: Data) throws(RemfsError) {
-        do {
-            try FileHandle(fileDescriptor: descriptor, closeOnDealloc: false).write(contentsOf: data)
-        } catch {
-            throw RemfsError(.noSpace, "\(path) cannot be written", cause: String(describing: error))
+        var rest = data
+        while !rest.isEmpty {
+            let count = unsafe rest.withUnsafeBytes { unsafe write(descriptor, $0.baseAddress, $0.count) }
+            guard count >= 0 || errno == EINTR else { throw RemfsError.ofSystem("\(path) cannot be written") }
+            rest = rest.dropFirst(max(count, 0))
         }
         size += data.count
     }

@@ -266,7 +266,8 @@ extension ServeTests {
         }
 
         static let commands: [[String]] = [
-            [], ["serve"], ["demo"], ["status"], ["store"], ["store", "create"], ["store", "list"], ["store", "show"], ["store", "set"],
+            [], ["serve"], ["demo"], ["status"], ["doctor"], ["store"], ["store", "create"], ["store", "list"], ["store", "show"],
+            ["store", "set"],
             ["store", "archive"], ["store", "delete"], ["store", "backup"], ["memory"], ["memory", "ls"], ["memory", "cat"],
             ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["merge"],
             ["mount"],
@@ -298,7 +299,7 @@ extension ServeTests {
         @Test(arguments: ["bash", "zsh", "fish"]) func shellsAreToldWhatThereIs(_ shell: String) throws {
             let result = try Binary.run(["--generate-completion-script", shell], environment: DaemonProcess.environment("/nowhere"))
             #expect(result.status == 0)
-            #expect(result.output.contains("backup") && result.output.contains("unmount"))
+            #expect(result.output.contains("backup") && result.output.contains("unmount") && result.output.contains("doctor"))
         }
     }
 }

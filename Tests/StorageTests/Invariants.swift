@@ -16,7 +16,7 @@ enum Invariants {
     ) {
         let broken: [String]
         do {
-            broken = try violations(store, hashes: hashes)
+            broken = try violations(store, hashes: hashes) + doctorSays(store)
         } catch {
             Issue.record("cannot check: \(error) \(comment())", sourceLocation: sourceLocation)
             return
@@ -24,6 +24,11 @@ enum Invariants {
         if !broken.isEmpty {
             Issue.record("\(broken.prefix(8).joined(separator: "\n")) \(comment())", sourceLocation: sourceLocation)
         }
+    }
+
+    /// `remfs doctor` finds nothing in a store that is sound, whatever goes on in it.
+    private static func doctorSays(_ store: MemoryStore) throws -> [String] {
+        try store.check().findings.map { "doctor: \($0.kind) \($0.message)" }
     }
 
     static func violations(_ store: MemoryStore, hashes: Bool = true) throws -> [String] {

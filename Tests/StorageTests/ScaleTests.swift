@@ -28,6 +28,13 @@ import Testing
             let last = try test.memory("/d99/note-\(count - count % 100 - 1).md")
             #expect(try test.store.content(of: last).count == 34)
             #expect(try test.store.memories(under: "/d7/", depth: 0, after: nil, limit: 10).count == 10)
+            let start = ContinuousClock.now
+            let diagnosis = try test.store.check()
+            let duration = ContinuousClock.now - start
+            print("\(count) memories checked in \(duration)")
+            #expect(diagnosis.isSound, "\(diagnosis.findings.prefix(3))")
+            // 100,000 in well under a minute, also with nothing optimised.
+            #expect(duration < .seconds(3) + .microseconds(300) * count)
             Invariants.expect(test.store)
         }
     }
@@ -51,7 +58,7 @@ import Testing
                         memory_created, version_created + i + 1, author
                     FROM series, inode WHERE number = \(inode);
                 INSERT INTO version (number, memory, operation, directory, name, size, digest, content, began, actor)
-                    \(series) SELECT \(base) + i * 4 + 3, \(base) + i * 4 + 2, operation, '/d' || i % 100 || '/', 'note-' || i || '.md', size,
+                    \(series) SELECT \(base) + i * 4 + 3, \(base) + i * 4 + 2, operation, '/d' || (i % 100) || '/', 'note-' || i || '.md', size,
                         digest, content, began + i + 1, actor
                     FROM series, version WHERE number = \(version);
                 UPDATE chunk SET refs = refs + \(count) WHERE number = \(chunk);

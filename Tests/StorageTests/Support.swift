@@ -163,6 +163,15 @@ final class TestStore {
         return try body(copy)
     }
 
+    /// The same files, opened by nobody.
+    func withFilesAfterKill<Answer>(_ body: (String) throws -> Answer) throws -> Answer {
+        copies += 1
+        let path = "\(directory)/files-\(copies).sqlite"
+        defer { for suffix in ["", "-wal", "-shm"] { unlink(path + suffix) } }
+        try copyFiles(to: path)
+        return try body(path)
+    }
+
     /// Goes on with the files as a kill would have left them.
     func crash(isTakingOver: Bool = false) throws {
         copies += 1
