@@ -6,6 +6,9 @@ import Testing
 
 @testable import Storage
 
+/// Without what the ledger has in it.
+private let extent = "extent (number, inode, kind, start, length, modified, author, bytes)"
+
 /// Each kind of damage to a real store's file: found by its name, repaired or said to be beyond repair, and nothing found afterwards.
 @Suite struct DoctorTests {
     /// What is done to the file of a closed store, and what the doctor has to say.
@@ -128,7 +131,7 @@ import Testing
         Damage(
             name: "a chunk that nobody uses",
             sql: """
-                INSERT INTO extent VALUES (77 << 20, 3, 0, 0, 1, 0, NULL, x'00');
+                INSERT INTO \(extent) VALUES (77 << 20, 3, 0, 0, 1, 0, NULL, x'00');
                 INSERT INTO chunk VALUES (77 << 20, 0, zeroblob(32), 1, 0, NULL, 0, 1, NULL)
                 """, finds: [.chunkUnused, .hashWrong]),
         Damage(name: "too many uses", sql: "UPDATE chunk SET refs = refs + 3 WHERE number = {chunk}", finds: [.countWrong]),
@@ -155,15 +158,15 @@ import Testing
         Damage(
             name: "drafts of no file",
             sql:
-                "INSERT INTO extent VALUES (((SELECT max(number) FROM extent) >> 20) + 1 << 20, 99999, 0, 0, 5, 1000, NULL, x'68656c6c6f')",
+                "INSERT INTO \(extent) VALUES (((SELECT max(number) FROM extent) >> 20) + 1 << 20, 99999, 0, 0, 5, 1000, NULL, x'68656c6c6f')",
             finds: [.draftOfNothing], keeps: ["/lost+found/inode-99999": "hello", "/notes/a.md": "third"]),
         Damage(
-            name: "bytes of no chunk", sql: "INSERT INTO extent VALUES (3 << 20, 99999, 0, 0, 5, 0, NULL, x'68656c6c6f')",
+            name: "bytes of no chunk", sql: "INSERT INTO \(extent) VALUES (3 << 20, 99999, 0, 0, 5, 0, NULL, x'68656c6c6f')",
             finds: [.bytesOfNothing]),
         Damage(
             name: "drafts that are taken for sealed",
             sql: """
-                INSERT INTO extent VALUES (((SELECT value FROM property WHERE name = 'open_from') - 1 << 20) + 500000, {inode}, 0, 0, 5, 1000, NULL,
+                INSERT INTO \(extent) VALUES (((SELECT value FROM property WHERE name = 'open_from') - 1 << 20) + 500000, {inode}, 0, 0, 5, 1000, NULL,
                     x'4649525354')
                 """, finds: [.draftHidden], keeps: ["/notes/a.md": "FIRST"]),
     ]
@@ -259,7 +262,7 @@ import Testing
             for place in 0..<40 {
                 let number = 90 << 20 | Int64(place)
                 list += withUnsafeBytes(of: number.littleEndian) { Array($0) }
-                let extent = try connection.prepare("INSERT INTO extent VALUES (?1, 3, 0, 0, 5, 0, NULL, ?2)")
+                let extent = try connection.prepare("INSERT INTO \(extent) VALUES (?1, 3, 0, 0, 5, 0, NULL, ?2)")
                 extent.bind(number, at: 1)
                 extent.bind(place == 39 ? content : [5 << 1 | 1, 0], at: 2)
                 try extent.run()
