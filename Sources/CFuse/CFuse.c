@@ -6,6 +6,7 @@
 #include <spawn.h>
 #include <string.h>
 #include <sys/fanotify.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -134,6 +135,11 @@ int cfuse_close_events(void) {
 
 int cfuse_watch_closes(int group, const char *path) {
     return fanotify_mark(group, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_CLOSE_WRITE, AT_FDCWD, path) == 0 ? 0 : -errno;
+}
+
+int cfuse_waiting_closes(int group) {
+    int bytes = 0;
+    return ioctl(group, FIONREAD, &bytes) == 0 ? bytes : -errno;
 }
 
 int cfuse_read_closes(int group, struct cfuse_close *closes, int most, bool *dropped) {

@@ -60,8 +60,19 @@ final class CloseWatcher: Sendable {
 
     /// Closes that follow each other more closely are a burst: a loop of the shell is slower, a program that creates files is not.
     private static let burstPace: Duration = .microseconds(500)
-    /// In us.
-    private static let burstPause: UInt32 = 3_000
+    /// In us: how long a burst is left alone, and after what silence it is over.
+    private static let longestPause: UInt32 = 3_000
+    private static let silence: UInt32 = 250
+
+    private func awaitEndOfBurst() {
+        var waiting = events.waiting
+        for _ in 0..<Self.longestPause / Self.silence {
+            usleep(Self.silence)
+            let now = events.waiting
+            if now == waiting { return }
+            waiting = now
+        }
+    }
 
     private func run() {
         var last = ContinuousClock.now
@@ -69,10 +80,10 @@ final class CloseWatcher: Sendable {
         while true {
             let hasEvent = events.wait()
             // In a burst, some milliseconds' closes are taken at once: whoever needs one sooner takes it in (`takeClosed`), and each time
-            // here holds up a request that needs the same locks. The first few are taken at once: while one waits, `umount` finds the
-            // mount busy, and a lease finds the file open.
+            // here holds up a request that needs the same locks. The first few and the last are taken at once: while one waits, `umount`
+            // finds the mount busy, and a lease finds the file open.
             streak = ContinuousClock.now - last < Self.burstPace ? streak + 1 : 0
-            if streak > 3 { usleep(Self.burstPause) }
+            if streak > 3 { awaitEndOfBurst() }
             last = .now
             let told = state.withLock { state -> [@Sendable () -> Void]? in
                 if state.isStopping { return nil }

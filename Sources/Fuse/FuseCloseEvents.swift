@@ -107,6 +107,9 @@ package final class FuseCloseEvents: Sendable {
         return (closes, dropped)
     }
 
+    /// Grows with each event that comes, until `read`: what tells a burst that goes on from one that is over. 0 where the kernel does not say.
+    package var waiting: Int { max(0, Int(cfuse_waiting_closes(group))) }
+
     /// Blocks until an event waits, or `wake` was called; answers whether it was an event.
     package func wait() -> Bool {
         var descriptors = [pollfd(fd: group, events: Int16(POLLIN), revents: 0), pollfd(fd: bell, events: Int16(POLLIN), revents: 0)]

@@ -25,20 +25,6 @@ package final class FuseHolder {
         case notRenewed(errno: Int32)
     }
 
-    /// How a daemon is started.
-    package struct Program: Sendable {
-        /// Absolute. Found anew at each start, so that it may have been replaced by a newer one.
-        package let path: String
-        package let arguments: [String]
-        package let environment: [String]
-
-        package init(path: String, arguments: [String], environment: [String]) {
-            self.path = path
-            self.arguments = arguments
-            self.environment = environment
-        }
-    }
-
     /// The variable in which a daemon is told the number of its end of the socket.
     package static let socketVariable = "REMFS_HOLDER"
     /// The variable in which a holder that becomes a newer program finds the memory in which it has left its state.
@@ -46,7 +32,7 @@ package final class FuseHolder {
     /// Of a holder that has left everything to the service manager, which is to start the next: `RestartForceExitStatus=` in the unit.
     package static let leftStatus: Int32 = 128 + SIGHUP
 
-    private struct Daemon {
+    struct Daemon {
         let process: Int32
         /// Readable when it has ended.
         let watch: Int32
@@ -63,6 +49,9 @@ package final class FuseHolder {
     private var holds: [String: FuseHold] = [:]
     private var listener: FuseHeldListener?
     private var daemon: Daemon
+    private var standby: FuseStandby?
+    /// The last one ended by itself: the next waits until a daemon has shown that it can be started.
+    private var standbyFailed = false
     private let signals: Int32
     private var isStopping = false
     /// When the daemon has handed over, the service manager is to start everything anew.
@@ -196,6 +185,8 @@ package final class FuseHolder {
 
     /// Returns only with an errno.
     private func replaceProgram() -> Int32 {
+        // It would be of the older program.
+        dropStandby()
         guard let state = FuseHoldMemory() else { return EMFILE }
         defer { close(state.descriptor) }
         let flags = [(daemon.isChild, "child"), (daemon.isReady, "ready"), (daemon.handsOver, "over"), (true, "-")]
@@ -221,64 +212,32 @@ package final class FuseHolder {
         }
     }
 
-    // MARK: - Starting
+    // MARK: - A standby
 
-    private static func start(_ program: Program) -> Daemon? {
-        guard let (ours, theirs) = FuseHoldSocket.pair() else { return nil }
-        defer { theirs.close() }
-        guard let process = spawn(program, ["\(socketVariable)=\(spawnedDescriptor)"], inheriting: theirs.descriptor) else {
-            ours.close()
-            return nil
+    private func prepareStandby() {
+        if standby?.hasEnded ?? false {
+            dropStandby()
+            standbyFailed = true
         }
-        let watch = cfuse_watch_process(process)
-        guard watch >= 0 else {
-            ours.close()
-            return nil
-        }
-        return Daemon(process: process, watch: watch, isChild: true, socket: ours)
+        guard standby == nil, !standbyFailed, daemon.isReady, !daemon.handsOver, !isStopping, !isLeaving else { return }
+        standby = FuseStandby(program)
+        // Then there is none, and a successor is started when it is needed.
+        standbyFailed = standby == nil
     }
 
-    /// What a spawned program finds at its one inherited descriptor's place.
-    package static let spawnedDescriptor: Int32 = 3
-
-    /// Starts a program with one descriptor of ours besides 0 to 2, and with signals as a program expects them.
-    package static func spawn(_ program: Program, _ environment: [String], inheriting descriptor: Int32) -> Int32? {
-        var actions = unsafe posix_spawn_file_actions_t()
-        unsafe posix_spawn_file_actions_init(&actions)
-        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-        unsafe posix_spawn_file_actions_adddup2(&actions, descriptor, spawnedDescriptor)
-        // Also of what a library has opened without close-on-exec it is to keep nothing alive.
-        unsafe cfuse_close_from(&actions, spawnedDescriptor + 1)
-        var attributes = posix_spawnattr_t()
-        unsafe posix_spawnattr_init(&attributes)
-        defer { unsafe posix_spawnattr_destroy(&attributes) }
-        var none = sigset_t()
-        unsafe sigemptyset(&none)
-        unsafe posix_spawnattr_setsigmask(&attributes, &none)
-        var all = sigset_t()
-        unsafe sigfillset(&all)
-        unsafe posix_spawnattr_setsigdefault(&attributes, &all)
-        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
-        var process = pid_t()
-        let code = unsafe withCStrings(program.arguments) { arguments in
-            unsafe withCStrings(program.environment + environment) { environment in
-                unsafe posix_spawn(&process, program.path, &actions, &attributes, arguments, environment)
-            }
-        }
-        guard code == 0 else {
-            errno = code
+    private func takeStandby() -> Daemon? {
+        guard let standby else { return nil }
+        guard standby.isGood(for: program) else {
+            dropStandby()
             return nil
         }
-        return process
+        self.standby = nil
+        return standby.daemon
     }
 
-    private static func withCStrings<Result>(
-        _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Result
-    ) -> Result {
-        var pointers = unsafe strings.map { unsafe strdup($0) }
-        unsafe pointers.append(nil)
-        defer { for place in strings.indices { unsafe free(pointers[place]) } }
-        return unsafe pointers.withUnsafeMutableBufferPointer { unsafe body($0.baseAddress!) }
+    private func dropStandby() {
+        standby?.end()
+        standby = nil
     }
 
     // MARK: - Keeping
@@ -286,6 +245,7 @@ package final class FuseHolder {
     /// Serves the daemon until it stops by itself, or no successor comes up; answers the exit code for this process.
     package func run() -> Int32 {
         while true {
+            prepareStandby()
             let (message, signal, hasEnded) = wait()
             if let signal { handle(signal) }
             if message { takeMessages() }
@@ -307,6 +267,7 @@ package final class FuseHolder {
             pollfd(fd: signals, events: Int16(POLLIN), revents: 0),
             pollfd(fd: daemon.watch, events: Int16(POLLIN), revents: 0),
         ]
+        waiting.append(pollfd(fd: standby?.daemon.watch ?? -1, events: Int16(POLLIN), revents: 0))
         for predecessor in remains { waiting.append(pollfd(fd: predecessor.watch, events: Int16(POLLIN), revents: 0)) }
         while unsafe poll(&waiting, nfds_t(waiting.count), daemon.isSilent ? Self.patience : -1) < 0, errno == EINTR {}
         var number: UInt8 = 0
@@ -335,6 +296,7 @@ package final class FuseHolder {
                 if !daemon.isReady { onEvent(.ready) }
                 daemon.isReady = true
                 failures = 0
+                standbyFailed = false
             case .handOver: daemon.handsOver = true
             case .end: break
             case nil: daemon.isSilent = true
@@ -437,7 +399,7 @@ package final class FuseHolder {
         while failures <= Self.mostFailures {
             // 0, 10, 20, 40 ... ms, and at most 5 s.
             if failures > 0 { usleep(UInt32(min(5_000_000, 10_000 << min(failures - 1, 9)))) }
-            if let next = Self.start(program), sendHolds(to: next) {
+            if let next = takeStandby() ?? Self.start(program), sendHolds(to: next) {
                 daemon = next
                 onEvent(.startedAgain(mounts: holds.count))
                 return nil
@@ -465,6 +427,7 @@ package final class FuseHolder {
 
     /// Closing the descriptors tells those who still wait, if nobody else has them: with ECONNABORTED.
     private func finish(_ code: Int32, keepsStored: Bool = false) -> Int32 {
+        dropStandby()
         if !keepsStored {
             for name in holds.keys { note(store?.drop(name)) }
             if listener?.isGiven == false { note(store?.dropListener()) }

@@ -135,6 +135,40 @@ extension ServeTests {
         }
 
         /// The keeper alone dies: the daemon goes on, starts another, and that one does what it is for.
+        private static func standby(_ daemon: DaemonProcess) throws -> pid_t {
+            let (holder, serving) = (try #require(daemon.running).pid, try daemon.servingProcess())
+            let deadline = ContinuousClock.now + .seconds(20)
+            while ContinuousClock.now < deadline {
+                let others = try DaemonProcess.children(of: holder).filter { $0 != serving }
+                // It has the holder's program for a moment, before it is its own.
+                if others.count == 1, (Files.text("/proc/\(others[0])/environ") ?? "").contains("REMFS_HOLDER=") { return others[0] }
+                usleep(10_000)
+            }
+            return try #require(nil as pid_t?, "there is no standby")
+        }
+
+        /// A successor waits before it is needed, so that a pause does not begin with the start of a program.
+        @Test func aSuccessorWaits() throws {
+            try Self.mounted { daemon, directory in
+                for round in 1...3 {
+                    let standby = try Self.standby(daemon)
+                    try Self.kill(daemon)
+                    #expect(try daemon.servingProcess() == standby)
+                    try Data("\(round)".utf8).write(to: URL(fileURLWithPath: directory + "/a"))
+                }
+                // Without one things go on as well.
+                try check(Glibc.kill(try Self.standby(daemon), SIGKILL))
+                usleep(100_000)
+                try Self.kill(daemon)
+                #expect(try String(contentsOfFile: directory + "/a", encoding: .utf8) == "3")
+                _ = try Self.standby(daemon)
+                let holder = try #require(daemon.running).pid
+                let children = try DaemonProcess.children(of: holder)
+                #expect(try daemon.stop().status == 0)
+                for child in children { #expect(Glibc.kill(child, 0) == -1, "nobody is left behind") }
+            }
+        }
+
         @Test func theHolderMayDie() throws {
             try Self.mounted { daemon, directory in
                 try Data("kept".utf8).write(to: URL(fileURLWithPath: directory + "/a"))

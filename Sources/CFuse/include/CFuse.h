@@ -72,6 +72,9 @@ int cfuse_close_events(void);
 /// Adds to `group` the file system that `path` lies on. 0 or -errno.
 int cfuse_watch_closes(int group, const char *_Nonnull path);
 
+/// How many bytes of events wait in `group`, or -errno. (ioctl(2) is variadic.)
+int cfuse_waiting_closes(int group);
+
 /// Which file a writer has closed.
 struct cfuse_close {
     uint64_t inode;
