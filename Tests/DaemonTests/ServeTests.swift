@@ -17,10 +17,11 @@ import Testing
             #expect(response.status == 200)
             let status = try response.json()
             #expect(status["type"] as? String == "status")
-            // The one that was started keeps the mounts; the one that serves is its child.
+            // The one that was started keeps the mounts; the one that serves is its child, and so is one that waits.
             let pid = try #require(status["pid"] as? Int)
             let started = try #require(daemon.running).pid
-            #expect(try DaemonProcess.children(of: started) == [pid_t(pid)])
+            let children = try DaemonProcess.children(of: started)
+            #expect(children.contains(pid_t(pid)) && children.count <= 2)
             #expect(status["stores"] as? Int == 0)
             #expect(Self.mode(daemon.socket) == 0o660)
             #expect(Self.mode("\(daemon.directory)/run") == 0o750)

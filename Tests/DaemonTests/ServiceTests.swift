@@ -269,7 +269,7 @@ private final class Manager {
     }
 
     private static let script = """
-        import array, fcntl, os, signal, socket, sys
+        import array, fcntl, os, select, signal, socket, sys
         binary, directory, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(directory + "/notify")
@@ -354,8 +354,13 @@ private final class Manager {
                 elif words[0] == "kill":
                     everybody = [process] + children(process)
                     for each in everybody: os.kill(each, signal.SIGSTOP)
+                    watches = [os.pidfd_open(each) for each in everybody]
                     for each in everybody: os.kill(each, signal.SIGKILL)
                     ended()
+                    # The others are nobody's children now; until they are gone too, who asks in a mount is told of an end, not of a dead mount.
+                    for watch in watches:
+                        select.select([watch], [], [])
+                        os.close(watch)
                 elif words[0] == "signal":
                     os.kill(process, int(words[1]))
                     answer = ended()
