@@ -192,6 +192,7 @@ extension ServeTests {
                 #expect(daemon.notification() == "STOPPING=1")
                 while DaemonProcess.mounts(below: daemon.directory).isEmpty == false, ContinuousClock.now < deadline { usleep(10_000) }
                 #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                #expect(daemon.running?.errors.contains("unavailable") == false, "who only waited goes without a word")
             }
         }
     }
