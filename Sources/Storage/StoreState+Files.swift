@@ -75,10 +75,10 @@ extension StoreState {
     ) throws(RemfsError) {
         guard size >= 0 else { throw RemfsError(.invalidArgument, "a size cannot be negative") }
         // Opened by a name that another mount has given away, before the news of it came: the kernel looks the name up again and repeats
-        // the open. A tenth of a second, a hundred times what the news takes, is soon over for who has an unlinked file open; a machine
+        // the open. A second, a thousand times what the news takes, is soon over for who has an unlinked file open; a machine
         // that is busy may take longer over the news.
         if size == 0, let removal = inode.removal, removal.origin != caller.origin.number,
-            Self.monotonic() - removal.time < 100_000_000 || caller.origin.isBehind()
+            Self.monotonic() - removal.time < 1_000_000_000 || caller.origin.isBehind()
         {
             throw RemfsError(.stale, "\(path(of: inode)) was removed by another session")
         }
