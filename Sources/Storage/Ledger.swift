@@ -163,14 +163,12 @@ extension StoreState {
     /// Takes over what a predecessor noted with drafts: they are about to be sealed, and the next successor may have to know as well.
     func keepInLedger(_ entries: [LedgerEntry]) throws(RemfsError) {
         guard !entries.isEmpty else { return }
-        var kept = ledger
+        let first = ledger.freeSlot
+        // Known from here on, also where they cannot be written.
+        for (place, entry) in entries.enumerated() { ledger.add(entry, slot: first + Int64(place)) }
         try commit { () throws(SQLiteError) in
-            for entry in entries {
-                try note(entry, at: kept.freeSlot)
-                kept.add(entry, slot: kept.freeSlot)
-            }
+            for (place, entry) in entries.enumerated() { try note(entry, at: first + Int64(place)) }
         }
-        ledger = kept
     }
 
     /// Nothing will be asked again: all that a predecessor left has been answered, or nobody is left who would ask.

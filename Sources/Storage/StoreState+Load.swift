@@ -6,7 +6,7 @@ extension StoreState {
     /// - Parameter keepingOrphans: mounts of a predecessor go on. Unlinked files may still be open somewhere, and requests be sent again.
     func load(keepingOrphans: Bool) throws(RemfsError) {
         try requireOwnFile()
-        if keepingOrphans { try loadLedger() } else { try clearLedger() }
+        if keepingOrphans { try loadLedger() } else { try unlessFull { () throws(RemfsError) in try clearLedger() } }
         var drafted: [LedgerEntry]? = keepingOrphans ? [] : nil
         var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
         let loaded = try query { () throws(SQLiteError) in try loadInodes(&orphaned, answering: keepingOrphans) }
@@ -16,17 +16,23 @@ extension StoreState {
         }
         try buildTree(of: loaded)
         try query { () throws(SQLiteError) in try loadDrafts(&drafted) }
-        try keepInLedger(drafted ?? [])
+        // On a full disk nothing is sealed either, so the drafts still say it.
+        try unlessFull { () throws(RemfsError) in try keepInLedger(drafted ?? []) }
         try recoverRemovals(orphaned)
-        do throws(RemfsError) {
+        // Upkeep goes on with them once there is room.
+        try unlessFull { () throws(RemfsError) in
             try sealQueued()
             try sealRemovals(all: true)
             if !keepingOrphans { try deleteOrphans { _ in false } }
-        } catch {
-            // Upkeep goes on with them once there is room. Until then the store can be read.
-            guard error.isOfFullDisk else { throw error }
         }
         openSaves = []
+    }
+
+    /// On a full disk a store can still be read, so what is only to be tidied up at opening stays as it is.
+    private func unlessFull(_ body: () throws(RemfsError) -> Void) throws(RemfsError) {
+        do throws(RemfsError) { try body() } catch {
+            guard error.isOfFullDisk else { throw error }
+        }
     }
 
     /// A file that was copied over another store's is not to be written to as that.

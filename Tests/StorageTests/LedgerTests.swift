@@ -160,6 +160,21 @@ import Testing
         }
     }
 
+    /// What a predecessor did is known to its successor also where nothing can be written: its mounts go on.
+    @Test func aFullDiskForgetsNothing() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            let request = Self.request(mount, 100)
+            test.state { state in
+                state.writer.fault = { 13 }
+                let entry = LedgerEntry(mount: Int64(mount.origin.number), unique: 100, answer: 7)
+                #expect(RemfsError.code { try state.keepInLedger([entry]) } == .noSpace)
+                state.writer.fault = nil
+            }
+            #expect(try test.store.answer(to: request) == 7)
+        }
+    }
+
     /// A daemon that begins anew has other mounts, and their kernels count from the beginning.
     @Test func withoutATakeOverNothingIsLeft() throws {
         try TestStore.with { test in
