@@ -49,8 +49,6 @@ import Testing
     private static let long: [String: String] = [
         "Sources/Fuse/FuseTrampolines.swift": "as long as the protocol: a callback for each operation",
         "Tests/FilesystemTests/LockTableTests.swift": "a case for each rule of three kinds of locks",
-        "Tests/MountTests/SemanticsTests.swift": "one page, one file: each promise has its test under the same heading",
-        "Tests/StorageTests/FaultTests.swift": "one scenario for each kind of commit, all failed at every statement in the same way",
         "Tests/StorageTests/Support.swift": "a store driven without a kernel: mount, caller, clock and log in one place",
         "Tests/FuseTests/ToyFilesystem.swift": "a whole file system, in memory, to be read in one place",
     ]
