@@ -96,13 +96,17 @@ extension FuseTests {
                 #expect(try mount.list() == names)
                 // The listing may have changed the directory's access time, for which the next opendir asks.
                 #expect(try mount.list() == names)
-                let requests = try mount.settledRequests()
                 #expect(mount.toy.count(.readdirplus) > 1)
                 #expect(mount.toy.count(.readdir) == 0)
-                // Attributes came with the listing, and the listing itself is kept.
-                for name in names { _ = try mount.status(name) }
-                #expect(try mount.list() == names)
-                #expect(try mount.settledRequests() == requests)
+                // Attributes came with the listing, and the listing itself is kept: the kernel may do without another request. It may also let
+                // go of what it keeps, where memory is short, and asks again then: so one round of several has to be without any.
+                let rounds = try (0..<5).map { _ in
+                    let before = try mount.settledRequests()
+                    for name in names { _ = try mount.status(name) }
+                    #expect(try mount.list() == names)
+                    return try mount.settledRequests() - before
+                }
+                #expect(rounds.contains(0), "requests in each round: \(rounds)")
             }
         }
 
