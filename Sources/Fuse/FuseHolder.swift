@@ -204,8 +204,9 @@ package final class FuseHolder {
         let descriptors = inherited + [state.descriptor, signals]
         for descriptor in descriptors { _ = fcntl(descriptor, F_SETFD, 0) }  // they are open, so this cannot fail
         defer { for descriptor in descriptors { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) } }
-        return unsafe Self.withCStrings(program.arguments) { arguments in
-            unsafe Self.withCStrings(program.environment + ["\(Self.stateVariable)=\(state.descriptor)"]) { environment in
+        let environment = program.environment + ["\(Self.stateVariable)=\(state.descriptor)"]
+        return unsafe FuseSpawn.withCStrings(program.arguments.map { Array($0.utf8) }) { arguments in
+            unsafe FuseSpawn.withCStrings(environment.map { Array($0.utf8) }) { environment in
                 unsafe execve(program.path, arguments, environment)
                 return errno
             }

@@ -272,34 +272,15 @@ private struct FuseHelper {
         }
         defer { close(ends[1]) }
         var environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".utf8Bytes, "LC_ALL=C".utf8Bytes]
-        if let socket { environment.append("_FUSE_COMMFD=\(socket)".utf8Bytes) }
-
-        var actions = unsafe posix_spawn_file_actions_t()
-        unsafe posix_spawn_file_actions_init(&actions)
-        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-        unsafe posix_spawn_file_actions_adddup2(&actions, ends[1], STDERR_FILENO)
-        // Onto itself: this clears close-on-exec.
-        if let socket { unsafe posix_spawn_file_actions_adddup2(&actions, socket, socket) }
-        var attributes = posix_spawnattr_t()
-        unsafe posix_spawnattr_init(&attributes)
-        defer { unsafe posix_spawnattr_destroy(&attributes) }
-        // Our threads block signals that a child should get.
-        var none = sigset_t()
-        unsafe sigemptyset(&none)
-        unsafe posix_spawnattr_setsigmask(&attributes, &none)
-        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
-
-        var process = pid_t()
-        let code = unsafe Self.withCStrings(["fusermount3".utf8Bytes] + arguments) { arguments in
-            unsafe Self.withCStrings(environment) { environment in
-                unsafe posix_spawnp(&process, "fusermount3", &actions, &attributes, arguments, environment)
-            }
-        }
-        guard code == 0 else {
+        if socket != nil { environment.append("_FUSE_COMMFD=\(FuseSpawn.descriptor)".utf8Bytes) }
+        let started = FuseSpawn.start(
+            "fusermount3", ["fusermount3".utf8Bytes] + arguments, environment: environment, inheriting: socket, standardError: ends[1])
+        switch started {
+        case .success(let process): self.process = process
+        case .failure(let failure):
             close(ends[0])
-            throw FuseMountpoint.Failure(call: "fusermount3", errno: code)
+            throw FuseMountpoint.Failure(call: "fusermount3", errno: failure.errno)
         }
-        self.process = process
         said = ends[0]
     }
 
@@ -317,21 +298,6 @@ private struct FuseHelper {
             let detail = String(decoding: text.prefix(max(count, 0)).prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
             throw FuseMountpoint.Failure(call: "fusermount3", errno: EPERM, detail: detail)
         }
-    }
-
-    /// A NULL-terminated array of C strings.
-    private static func withCStrings<Result>(
-        _ strings: [[UInt8]], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Result
-    ) -> Result {
-        var pointers: [UnsafeMutablePointer<CChar>?] = unsafe strings.map { string in
-            let copy = UnsafeMutablePointer<CChar>.allocate(capacity: string.count + 1)
-            for (index, byte) in string.enumerated() { unsafe copy[index] = CChar(bitPattern: byte) }
-            unsafe copy[string.count] = 0
-            return unsafe copy
-        }
-        unsafe pointers.append(nil)
-        defer { for index in strings.indices { unsafe pointers[index]?.deallocate() } }
-        return unsafe pointers.withUnsafeMutableBufferPointer { unsafe body($0.baseAddress!) }
     }
 }
 
