@@ -78,7 +78,7 @@ let package = Package(
             name: "TestSupport", dependencies: ["Filesystem", "Storage", "Threads", logging], path: "Tests/TestSupport", swiftSettings: tests),
         .testTarget(name: "SQLiteTests", dependencies: ["SQLite", "TestSupport"], swiftSettings: tests),
         .testTarget(name: "FuseTests", dependencies: ["Fuse", "Threads"], swiftSettings: tests),
-        .testTarget(name: "StorageTests", dependencies: ["SQLite", "Storage", "Threads", logging], swiftSettings: tests),
+        .testTarget(name: "StorageTests", dependencies: ["SQLite", "Storage", "TestSupport", "Threads", logging], swiftSettings: tests),
         .testTarget(name: "FilesystemTests", dependencies: ["Filesystem", "Fuse", "Threads"], swiftSettings: tests),
         .testTarget(
             name: "ControlTests",

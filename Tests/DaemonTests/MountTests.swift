@@ -74,7 +74,7 @@ extension ServeTests {
                     ["bash", "-c", "for i in $(seq 1000); do echo \"${line}$i\" >> '\(directory)/log.md'; done"], in: "/",
                     scratch: daemon.directory, environment: ["line": String(line.dropLast())]
                 ).success()
-                let deadline = ContinuousClock.now + .seconds(10)
+                let deadline = ContinuousClock.now + .seconds(10 * Sanitizer.slowdown)
                 while try bytes() - before > 2 << 20, ContinuousClock.now < deadline { usleep(100_000) }
                 #expect(try bytes() - before <= 2 << 20)
 

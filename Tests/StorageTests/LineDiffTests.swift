@@ -1,4 +1,5 @@
 import Storage
+import TestSupport
 import Testing
 
 @Suite struct LineDiffTests {
@@ -96,7 +97,7 @@ import Testing
     }
 
     /// The same lines in another order: nothing can be left out beforehand, and the shortest script is far.
-    @Test(.timeLimit(.minutes(1))) func shuffledTextsEndInGoodTime() {
+    @Test(.timeLimit(.minutes(Sanitizer.slowdown))) func shuffledTextsEndInGoodTime() {
         var random = SeededRandom(seed: 1)
         let lines = (0..<5_000).map { "line \($0)\n" }
         let (old, new) = (Array(lines.joined().utf8), Array(lines.shuffled(using: &random).joined().utf8))
