@@ -21,6 +21,8 @@ struct KeptMount: Codable {
     var mountFlags: UInt
     /// nil until the kernel has been greeted: before that nobody can have opened anything.
     var handshake: Handshake?
+    /// How often predecessors have mounted it in place of one that was never greeted; nil or 0: not at all.
+    var attempts: Int?
     /// By memory, the newest version that this mount has shown or written. Only from a daemon that handed over: after a crash it is as if
     /// the mount had shown nothing.
     var seen: [Int64: Int64]
@@ -42,18 +44,26 @@ struct KeptMount: Codable {
         device = entry.mountpoint.number
         usesHelper = entry.mountpoint.usesHelper
         mountFlags = entry.mountpoint.flags
+        attempts = entry.attempts
         handshake = entry.state.withLock { $0.handshake }.map { Handshake(request: $0.request, reply: $0.reply, wanted: $0.wanted) }
     }
 
-    /// nil: nothing, or nothing that this remfs understands.
-    init?(_ memory: FuseHoldMemory) {
+    /// Throws `unsupported` where there is nothing, or nothing that this remfs understands.
+    init(_ memory: FuseHoldMemory) throws(RemfsError) {
         struct Format: Codable { var format: Int }
+        guard let bytes = memory.read() else { throw RemfsError(.unsupported, "nothing is known of it: its daemon died early") }
         let decoder = JSONDecoder()
-        // What is not understood is as good as nothing, and said to be so by whoever asks.
-        guard let bytes = memory.read(), let format = try? decoder.decode(Format.self, from: Data(bytes)).format,
-            format <= Self.newestFormat, let kept = try? decoder.decode(KeptMount.self, from: Data(bytes))  // as above
-        else { return nil }
-        self = kept
+        do {
+            let format = try decoder.decode(Format.self, from: Data(bytes)).format
+            guard format <= Self.newestFormat else {
+                throw RemfsError(.unsupported, "it was left in format \(format) by another remfs, and this one knows \(Self.newestFormat)")
+            }
+            self = try decoder.decode(KeptMount.self, from: Data(bytes))
+        } catch let error as RemfsError {
+            throw error
+        } catch {
+            throw RemfsError(.unsupported, "what is known of it is not understood", cause: "\(error)")
+        }
     }
 
     var bytes: [UInt8] {

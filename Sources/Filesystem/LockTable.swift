@@ -42,6 +42,8 @@ package final class LockTable: Sendable {
     private struct State {
         var ranges = LockSpace(family: .ranges)
         var wholes = LockSpace(family: .wholes)
+        /// Who is told of what changes in the locks of a mount.
+        var records: [Int: LockRecord] = [:]
     }
     private let state = Mutex(State())  // innermost: nothing is locked, answered or called while it is held
 
@@ -122,6 +124,8 @@ package final class LockTable: Sendable {
 
     /// The mount has ended: its locks go, and its requests that wait are answered ENOTCONN.
     package func releaseAll(mount: Int) {
+        // Nobody will ask for it any more, and its memory may be another's soon.
+        state.withLock { $0.records[mount] = nil }
         for family in [LockFamily.ranges, .wholes] {
             change(family) { $0.releaseAll(mount: mount, on: nil, FuseErrno(ENOTCONN)) }
         }
@@ -135,20 +139,44 @@ package final class LockTable: Sendable {
         }
     }
 
+    // MARK: - Outliving the process
+
+    /// From now on what changes in the locks of a mount is recorded before anybody is answered. What a predecessor has recorded is held
+    /// again: it was granted, so nobody is asked. Before the first request of that mount.
+    func record(_ mount: Int, in record: LockRecord) {
+        state.withLock { state in
+            for change in record.changes(of: mount) {
+                switch change.family {
+                case .ranges: state.ranges.restore(change)
+                case .wholes: state.wholes.restore(change)
+                }
+            }
+            _ = state.ranges.takeChanges()
+            _ = state.wholes.takeChanges()
+            state.records[mount] = record
+        }
+    }
+
     /// Runs `body` on a family and grants what that has made room for; then, the lock given up, answers.
     private func change<Result>(_ family: LockFamily, _ body: (inout LockSpace) -> Result) -> Result {
         let (result, answers) = state.withLock { state in
-            switch family {
-            case .ranges: (body(&state.ranges), state.ranges.settle())
-            case .wholes: (body(&state.wholes), state.wholes.settle())
+            let (result, answers, changes) =
+                switch family {
+                case .ranges: (body(&state.ranges), state.ranges.settle(), state.ranges.takeChanges())
+                case .wholes: (body(&state.wholes), state.wholes.settle(), state.wholes.takeChanges())
+                }
+            for change in changes {
+                let mount = change.owner.mount
+                state.records[mount]?.add(change) { state.ranges.held(by: mount) + state.wholes.held(by: mount) }
             }
+            return (result, answers)
         }
         for (granted, errno) in answers { granted(errno) }
         return result
     }
 }
 
-private enum LockFamily { case ranges, wholes }
+enum LockFamily: UInt8 { case ranges, wholes }
 
 /// What was asked for in one call. Guarded by the table's lock.
 private final class LockRequest {
@@ -202,6 +230,7 @@ private struct LockSpace {
     /// Where requests may have become grantable since the queue was last looked through.
     private var gaps: [InodeNumber: ClosedRange<Int64>] = [:]
     private var answers: [(LockTable.Answer, FuseErrno?)] = []
+    private var changes: [LockChange] = []
 
     init(family: LockFamily) { self.family = family }
 
@@ -234,6 +263,7 @@ private struct LockSpace {
     mutating func release(on inode: InodeNumber, owner: LockOwner, _ span: ClosedRange<Int64> = 0...Int64.max) {
         guard owners[owner]?.held[inode] != nil, let file = files[inode] else { return }
         let change = file.held.set(.unlock, span, by: owner, pid: 0)
+        changes.append(LockChange(family: family, inode: inode, owner: owner, kind: .unlock, span: span, pid: 0))
         count(change.added, on: inode, owner)
         if change.frees { look(through: span, of: inode) }
         forgetIfUnused(inode)
@@ -271,6 +301,34 @@ private struct LockSpace {
         fillGaps()
         defer { answers = [] }
         return answers
+    }
+
+    // MARK: Recording
+
+    mutating func takeChanges() -> [LockChange] {
+        defer { changes = [] }
+        return changes
+    }
+
+    mutating func restore(_ change: LockChange) {
+        guard change.kind != .unlock else { return release(on: change.inode, owner: change.owner, change.span) }
+        let held = file(change.inode).held.set(change.kind, change.span, by: change.owner, pid: change.pid)
+        count(held.added, on: change.inode, change.owner)
+    }
+
+    /// All that is held through a mount, as changes that lead to it.
+    func held(by mount: Int) -> [LockChange] {
+        var found: [LockChange] = []
+        for (owner, entry) in owners where owner.mount == mount {
+            for inode in entry.held.keys {
+                files[inode]?.held.forEach(in: 0...Int64.max) { lock in
+                    guard lock.owner == owner else { return }
+                    found.append(
+                        LockChange(family: family, inode: inode, owner: owner, kind: lock.kind, span: lock.span, pid: lock.pid))
+                }
+            }
+        }
+        return found
     }
 
     // MARK: Waiting
@@ -342,6 +400,9 @@ private struct LockSpace {
 
     private mutating func hold(_ request: LockRequest) {
         let change = file(request.inode).held.set(request.kind, request.span, by: request.owner, pid: request.pid)
+        changes.append(
+            LockChange(
+                family: family, inode: request.inode, owner: request.owner, kind: request.kind, span: request.span, pid: request.pid))
         count(change.added, on: request.inode, request.owner)
         // It was a downgrade.
         if change.frees { look(through: request.span, of: request.inode) }

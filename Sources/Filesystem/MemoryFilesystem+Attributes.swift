@@ -20,7 +20,7 @@ extension MemoryFilesystem {
         stored.modified = change.modified.map { if case .at(let time) = $0 { .at(time) } else { .now } }
         // Only a truncation to nothing replaces what its author may not have seen.
         let seen: Seen = change.sizeInBytes == 0 ? .version(nil) : .irrelevant
-        return try self.change(context) { _ throws(RemfsError) in
+        return try self.change(context, touching: [.bytes(number(node), offset: 0, length: 0)]) { _ throws(RemfsError) in
             FuseEntry(shown(try store.attributes(of: number(node))))
         } _: { (caller) throws(RemfsError) in
             FuseEntry(shown(try store.setAttributes(stored, of: number(node), seen: seen, by: caller)))
@@ -69,7 +69,7 @@ extension MemoryFilesystem {
         default: throw FuseErrno(EINVAL)
         }
         do throws(FuseErrno) {
-            try changing(context) { (caller) throws(RemfsError) in
+            try changing(context, touching: [.attributes(number(node))]) { (caller) throws(RemfsError) in
                 try store.setExtendedAttribute(text, of: number(node), to: unsafe Array(value), rule, by: caller)
             }
         } catch {
@@ -103,7 +103,7 @@ extension MemoryFilesystem {
         let text = try unsafe checkName(name)
         guard !text.hasPrefix("user.remfs.") else { throw FuseErrno(EPERM) }
         do throws(FuseErrno) {
-            try changing(context) { (caller) throws(RemfsError) in
+            try changing(context, touching: [.attributes(number(node))]) { (caller) throws(RemfsError) in
                 try store.removeExtendedAttribute(text, of: number(node), by: caller)
             }
         } catch {

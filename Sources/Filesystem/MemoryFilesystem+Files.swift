@@ -56,7 +56,7 @@ extension MemoryFilesystem {
         if flags.fromPageCache { context.pid = 0 }
         do throws(FuseErrno) {
             // Where the bytes of a write that is repeated went is not known any more: nowhere the kernel need have believed them to be.
-            let start = try change(context) { _ -> Int64? in
+            let start = try change(context, touching: [.bytes(number(node), offset: 0, length: 0)]) { _ -> Int64? in
                 nil
             } _: { (caller) throws(RemfsError) in
                 unsafe try store.write(
@@ -101,7 +101,7 @@ extension MemoryFilesystem {
         let zeroRange: Int32 = 0x10
         guard mode & ~(keepSize | punchHole | zeroRange) == 0 else { throw FuseErrno(EOPNOTSUPP) }
         let makesHole = mode & (punchHole | zeroRange) != 0
-        try changing(context) { (caller) throws(RemfsError) in
+        try changing(context, touching: [.bytes(number(node), offset: 0, length: 0)]) { (caller) throws(RemfsError) in
             try store.allocate(
                 number(node), offset: offset, length: length, keepsSize: mode & (keepSize | punchHole) != 0, makesHole: makesHole,
                 by: caller)
@@ -129,7 +129,7 @@ extension MemoryFilesystem {
         if virtual.isVirtual(source) { throw FuseErrno(EXDEV) }
         // A mebibyte at a time, as a write: callers go on where a short answer ends.
         let count = Int(min(length, 1 << 20))
-        return try change(context) {
+        return try change(context, touching: [.bytes(number(destination), offset: 0, length: 0)]) {
             Int($0)
         } _: { (caller) throws(RemfsError) in
             let bytes = unsafe try store.read(number(source), offset: offset, count: count, by: origin) { bytes, _ in

@@ -15,6 +15,8 @@ extension MemoryFilesystem {
         }
     }
 
+    private func named(_ name: FuseName, in parent: NodeID) -> [Invalidation] { unsafe [.name(bytes(name), in: number(parent))] }
+
     /// Nothing changes below `.remfs`.
     func requireStored(_ nodes: NodeID...) throws(FuseErrno) { if nodes.contains(where: virtual.isVirtual) { throw FuseErrno(EROFS) } }
 
@@ -29,14 +31,14 @@ extension MemoryFilesystem {
         _ name: FuseName, in parent: NodeID, mode: UInt32, rdev: UInt64, _ context: FuseContext
     ) throws(FuseErrno) -> FuseEntry {
         try requireStored(parent)
-        return try making(context) { (caller) throws(RemfsError) in
+        return unsafe try making(context, touching: named(name, in: parent)) { (caller) throws(RemfsError) in
             try store.create(NewInode(mode: mode, rdev: rdev), named: unsafe bytes(name), in: number(parent), by: caller)
         }
     }
 
     func makeDirectory(_ name: FuseName, in parent: NodeID, mode: UInt32, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
         try requireStored(parent)
-        return try making(context) { (caller) throws(RemfsError) in
+        return unsafe try making(context, touching: named(name, in: parent)) { (caller) throws(RemfsError) in
             try store.create(
                 NewInode(mode: UInt32(S_IFDIR) | (mode & 0o7777)), named: unsafe bytes(name), in: number(parent), by: caller)
         }
@@ -44,7 +46,7 @@ extension MemoryFilesystem {
 
     func symbolicLink(_ name: FuseName, in parent: NodeID, target: FuseName, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
         try requireStored(parent)
-        return try making(context) { (caller) throws(RemfsError) in
+        return unsafe try making(context, touching: named(name, in: parent)) { (caller) throws(RemfsError) in
             try store.create(
                 NewInode(mode: UInt32(S_IFLNK) | 0o777, target: unsafe bytes(target)), named: unsafe bytes(name), in: number(parent),
                 by: caller)
@@ -55,7 +57,7 @@ extension MemoryFilesystem {
         try requireStored(parent)
         // Opened for reading only, no close event will come for it.
         let isOpen = flags & O_ACCMODE != O_RDONLY
-        let entry = try making(context) { (caller) throws(RemfsError) in
+        let entry = unsafe try making(context, touching: named(name, in: parent)) { (caller) throws(RemfsError) in
             try store.create(
                 NewInode(mode: UInt32(S_IFREG) | (mode & 0o7777), isOpen: isOpen), named: unsafe bytes(name), in: number(parent),
                 by: caller)
@@ -67,20 +69,22 @@ extension MemoryFilesystem {
 
     func link(_ node: NodeID, as name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
         try requireStored(node, parent)
-        return try making(context) { (caller) throws(RemfsError) in
+        return unsafe try making(context, touching: named(name, in: parent) + [.attributes(number(node))]) { (caller) throws(RemfsError) in
             try store.link(number(node), as: unsafe bytes(name), in: number(parent), by: caller)
         }
     }
 
     func unlink(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) {
         try requireStored(parent)
-        try changing(context) { (caller) throws(RemfsError) in try store.unlink(unsafe bytes(name), in: number(parent), by: caller) }
+        unsafe try changing(context, touching: named(name, in: parent)) { (caller) throws(RemfsError) in
+            try store.unlink(unsafe bytes(name), in: number(parent), by: caller)
+        }
     }
 
     func removeDirectory(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) {
         try requireStored(parent)
         try unsafe requireStored(name, in: parent)
-        try changing(context) { (caller) throws(RemfsError) in
+        unsafe try changing(context, touching: named(name, in: parent)) { (caller) throws(RemfsError) in
             try store.removeDirectory(unsafe bytes(name), in: number(parent), by: caller)
         }
     }
@@ -93,7 +97,7 @@ extension MemoryFilesystem {
         try requireStored(parent, newParent)
         try unsafe requireStored(name, in: parent)
         let rule: RenameRule = flags.contains(.noReplace) ? .noReplace : flags.contains(.exchange) ? .exchange : .replace
-        try changing(context) { (caller) throws(RemfsError) in
+        unsafe try changing(context, touching: named(name, in: parent) + named(newName, in: newParent)) { (caller) throws(RemfsError) in
             try store.rename(
                 unsafe bytes(name), in: number(parent), to: unsafe bytes(newName), in: number(newParent), rule,
                 seen: { _ in .version(nil) }, by: caller)

@@ -103,20 +103,27 @@ final class MemoryFilesystem: FuseFilesystem {
     }
 
     /// Makes a change that a request asks for, unless a predecessor of this process has made it and could not say so: then what it noted
-    /// is answered.
+    /// is answered, and what other mounts must forget is said again.
     func change<Answer>(
-        _ context: FuseContext, repeating: (Int64) throws(RemfsError) -> Answer, _ body: (Caller) throws(RemfsError) -> Answer
+        _ context: FuseContext, touching: @autoclosure () -> [Invalidation], repeating: (Int64) throws(RemfsError) -> Answer,
+        _ body: (Caller) throws(RemfsError) -> Answer
     ) throws(FuseErrno) -> Answer {
         try answer { () throws(RemfsError) in
             let caller = caller(context)
-            if context.isResent, let request = caller.request, let noted = try store.answer(to: request) { return try repeating(noted) }
+            if context.isResent, let request = caller.request, let noted = try store.answer(to: request) {
+                try store.tellOthers(touching(), than: origin)
+                return try repeating(noted)
+            }
+            FaultPoint.pass(.beforeTransaction)
             return try body(caller)
         }
     }
 
     /// A change that is answered with an inode.
-    func making(_ context: FuseContext, _ body: (Caller) throws(RemfsError) -> InodeAttributes) throws(FuseErrno) -> FuseEntry {
-        try change(context) { (number) throws(RemfsError) in
+    func making(
+        _ context: FuseContext, touching: @autoclosure () -> [Invalidation], _ body: (Caller) throws(RemfsError) -> InodeAttributes
+    ) throws(FuseErrno) -> FuseEntry {
+        try change(context, touching: touching()) { (number) throws(RemfsError) in
             entry(try store.attributes(of: number))
         } _: { (caller) throws(RemfsError) in
             entry(try body(caller))
@@ -124,8 +131,10 @@ final class MemoryFilesystem: FuseFilesystem {
     }
 
     /// A change that is answered with success.
-    func changing(_ context: FuseContext, _ body: (Caller) throws(RemfsError) -> Void) throws(FuseErrno) {
-        try change(context, repeating: { _ in }, body)
+    func changing(
+        _ context: FuseContext, touching: @autoclosure () -> [Invalidation], _ body: (Caller) throws(RemfsError) -> Void
+    ) throws(FuseErrno) {
+        try change(context, touching: touching(), repeating: { _ in }, body)
     }
 
     func shown(_ inode: InodeAttributes) -> FuseAttributes {

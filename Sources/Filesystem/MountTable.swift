@@ -32,12 +32,15 @@ package final class MountTable: Sendable {
         let mountpoint: FuseMountpoint
         /// What a successor is told of the mount; nil where none would go on with it.
         let memory: FuseHoldMemory?
+        /// `KeptMount.attempts`.
+        let attempts: Int
         let state: Mutex<State>
 
         init(
             id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore,
-            origin: Origin, filesystem: MemoryFilesystem, mountpoint: FuseMountpoint, memory: FuseHoldMemory?
+            origin: Origin, filesystem: MemoryFilesystem, mountpoint: FuseMountpoint, memory: FuseHoldMemory?, attempts: Int
         ) {
+            self.attempts = attempts
             self.id = id
             self.store = store
             self.directory = directory
@@ -90,12 +93,14 @@ package final class MountTable: Sendable {
     /// Starts the threads that serve mounts, goes on with what a predecessor has served, and clears dead mounts of this state
     /// directory's stores.
     ///
-    /// - Parameter holder: keeps mounts for a successor; nil: they end with this process.
-    package init(stores: StorePool, holder: HolderLink? = nil, logger: Logger) throws(RemfsError) {
+    /// - Parameters:
+    ///   - holder: keeps mounts for a successor; nil: they end with this process.
+    ///   - usesResend: false: the kernel is not asked to send anything again, as if it could not.
+    package init(stores: StorePool, holder: HolderLink? = nil, usesResend: Bool = true, logger: Logger) throws(RemfsError) {
         self.stores = stores
         self.holder = holder
         self.logger = logger
-        workers = FuseWorkers { stall in
+        workers = FuseWorkers(inbox: holder?.inbox) { stall in
             switch stall.kind {
             case .baton(let operation):
                 logger.error("a request held the baton too long", metadata: ["operation": "\(operation)", "seconds": "\(stall.seconds)"])
@@ -109,7 +114,7 @@ package final class MountTable: Sendable {
         notifier = Notifier(count: 4)
         closes = CloseWatcher(logger: logger)
         if closes == nil { logger.notice("no close events without root: a save is sealed after two seconds of quiet") }
-        try takeOver()
+        try takeOver(usesResend: usesResend)
         try clearDeadMounts()
         stores.observe { [weak self] store in self?.accessDidChange(of: store) }
     }
@@ -150,6 +155,13 @@ package final class MountTable: Sendable {
     package func mount(
         _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32
     ) throws(RemfsError) -> Mount {
+        try mount(id, at: directory, options, requestedBy: uid, attempts: 0)
+    }
+
+    /// - Parameter attempts: `KeptMount.attempts`.
+    func mount(
+        _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32, attempts: Int
+    ) throws(RemfsError) -> Mount {
         try MountTarget.check(directory, owner: uid)
         let memories = try stores.retain(id)
         var isMounted = false
@@ -164,7 +176,8 @@ package final class MountTable: Sendable {
         try requireFree(directory)
         let (mountpoint, device) = try attachToKernel(id, directory, options)
         let memory = holder == nil ? nil : FuseHoldMemory()
-        let entry = makeEntry(MountID.random(), id, directory, options, memories, number, locks, mountpoint, memory, nil)
+        let entry = makeEntry(
+            MountID.random(), id, directory, options, memories, number, locks, mountpoint, memory, nil, attempts: attempts)
         do throws(RemfsError) {
             try memories.attach(entry.origin)
             state.withLock { $0.entries[entry.id] = entry }
@@ -223,10 +236,11 @@ package final class MountTable: Sendable {
     /// - Parameter created: nil: now.
     func makeEntry(
         _ mountID: MountID, _ id: StoreID, _ directory: String, _ options: MountOptions, _ memories: MemoryStore, _ number: Int,
-        _ locks: LockTable, _ mountpoint: FuseMountpoint, _ memory: FuseHoldMemory?, _ created: Timestamp?
+        _ locks: LockTable, _ mountpoint: FuseMountpoint, _ memory: FuseHoldMemory?, _ created: Timestamp?,
+        attempts: Int = 0
     ) -> Entry {
         let inodes = InodeTable()
-        let queue = InvalidationQueue(notifier)
+        let queue = InvalidationQueue(notifier, memory)
         // Where OPEN is answered RELEASE tells of closes; where there are no close events, quiet does.
         var takeClosed: (@Sendable () -> [InodeNumber])?
         if options.coherence == .strict {
@@ -247,12 +261,13 @@ package final class MountTable: Sendable {
             onStart: { [weak self] in self?.connectionStarted(mountID, $0) }, onEnd: { [weak self] in self?.connectionEnded(mountID) })
         return Entry(
             id: mountID, store: id, directory: directory, options: options, created: created ?? memories.now(), memories: memories,
-            origin: origin, filesystem: filesystem, mountpoint: mountpoint, memory: memory)
+            origin: origin, filesystem: filesystem, mountpoint: mountpoint, memory: memory, attempts: attempts)
     }
 
     private func serve(_ entry: Entry, _ device: Int32) throws(RemfsError) {
         do {
-            let connection = try FuseConnection(filesystem: entry.filesystem, device: device, number: entry.mountpoint.number)
+            let connection = try FuseConnection(
+                filesystem: entry.filesystem, device: device, number: entry.mountpoint.number, identity: UInt64(entry.origin.number))
             guard workers.add(connection) else { throw FuseConnection.Failure.session }
         } catch {
             throw RemfsError(.unavailable, "cannot serve \(entry.directory)", cause: "\(error)")

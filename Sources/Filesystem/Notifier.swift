@@ -11,21 +11,40 @@ final class InvalidationQueue: Sendable {
         /// A notifier thread is at it, or about to be.
         var isClaimed = false
         var isClosed = false
+        /// What a successor finds of it: all that has not reached the kernel for certain.
+        var log: FuseHoldLog?
     }
-    private let state = Mutex(State())
+    private let state: Mutex<State>
     private let progress = Condition()
     private let notifier: Notifier
     private let connection = Mutex<FuseConnection?>(nil)
 
-    init(_ notifier: Notifier) { self.notifier = notifier }
+    /// - Parameter memory: where a predecessor may have left some, and this one leaves them.
+    init(_ notifier: Notifier, _ memory: FuseHoldMemory? = nil) {
+        self.notifier = notifier
+        var state = State()
+        state.log = memory.map { FuseHoldLog($0, .invalidations) }
+        state.waiting = (state.log?.read() ?? []).compactMap(Invalidation.init(record:))
+        state.posted = UInt64(state.waiting.count)
+        self.state = Mutex(state)
+    }
 
-    func open(_ connection: FuseConnection) { self.connection.withLock { $0 = connection } }
+    func open(_ connection: FuseConnection) {
+        self.connection.withLock { $0 = connection }
+        let claims = state.withLock { state in
+            guard !state.isClosed, !state.isClaimed, !state.waiting.isEmpty else { return false }
+            state.isClaimed = true
+            return true
+        }
+        if claims { notifier.submit(self) }
+    }
 
     /// Nothing is sent from now on; nobody waits.
     func close() {
         connection.withLock { $0 = nil }
         state.withLock { state in
             state.isClosed = true
+            state.log = nil
             state.waiting = []
             state.done = state.posted
         }
@@ -38,6 +57,8 @@ final class InvalidationQueue: Sendable {
             guard !state.isClosed else { return false }
             state.waiting.append(contentsOf: invalidations)
             state.posted += UInt64(invalidations.count)
+            // What there is no room for, after tens of thousands, is lost with this process; it reaches the kernel all the same.
+            for record in invalidations.compactMap(\.record) { _ = state.log?.append(record) }
             defer { state.isClaimed = true }
             return !state.isClaimed
         }
@@ -58,6 +79,7 @@ final class InvalidationQueue: Sendable {
             let batch = state.withLock { state -> [Invalidation]? in
                 guard !state.waiting.isEmpty else {
                     state.isClaimed = false
+                    _ = state.log?.removeAll()  // otherwise a successor says it once more
                     return nil
                 }
                 defer { state.waiting = [] }

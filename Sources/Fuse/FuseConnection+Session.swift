@@ -72,7 +72,12 @@ extension FuseConnection {
     /// - Returns: as writev(2), with errno.
     private func send(_ parts: UnsafeMutablePointer<iovec>, _ count: Int32, to device: Int32) -> Int {
         // INIT is the first request of a connection and answered before any other is read, so this is the fast path.
-        guard isInitializing.load(ordering: .relaxed) else { return unsafe writev(device, parts, count) }
+        guard isInitializing.load(ordering: .relaxed) else {
+            unsafe FuseReceiver.willSend(parts, count, to: self)
+            let sent = unsafe writev(device, parts, count)
+            if FaultPoint.isPossible { FuseReceiver.didSend() }
+            return sent
+        }
         let isReplay = agreement.withLock { agreement -> Bool in
             guard case .initializing(let isReplay) = agreement.phase else { return false }
             let header = unsafe parts[0].iov_base.load(as: fuse_out_header.self)

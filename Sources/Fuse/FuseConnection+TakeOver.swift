@@ -25,20 +25,26 @@ extension FuseConnection {
     /// Answers what the kernel sends again, on the calling thread, until it has nothing more to say or says something new. Replies that
     /// are given later (`FuseReply`) may still be under way when this returns.
     ///
-    /// - Parameter attempt: asked before each of them, by its number on the connection.
+    /// - Parameters:
+    ///   - attempt: asked before each of them, by its number on the connection.
+    ///   - survived: told after each of them: whatever becomes of it, it did not end this process.
     /// - Returns: how many were answered or are being answered.
-    package func answerResent(_ attempt: (UInt64) -> Attempt) -> Int {
-        let receiver = FuseReceiver(worker: nil)
+    package func answerResent(_ inbox: FuseInbox?, _ attempt: (UInt64) -> Attempt, survived: (UInt64) -> Void) -> Int {
+        let receiver = FuseReceiver(worker: nil, inbox: inbox)
         let progress = FuseProgress(FuseBaton())
         var count = 0
         while true {
+            var attempted: UInt64?
             let outcome = receiver.receive(from: self, progress) { header in
                 guard header.unique & FuseReceiver.resent != 0 else { return true }
                 count += 1
-                guard case .giveUp = attempt(header.unique & ~FuseReceiver.resent) else { return true }
+                let unique = header.unique & ~FuseReceiver.resent
+                attempted = unique
+                guard case .giveUp = attempt(unique) else { return true }
                 self.refuse(header.unique, EIO)
                 return false
             }
+            if let attempted { survived(attempted) }
             switch outcome {
             case .processed where receiver.wasNew: return count
             case .processed: continue
@@ -48,6 +54,52 @@ extension FuseConnection {
                 return count
             }
         }
+    }
+
+    /// As `answerResent`, for a kernel that sends nothing again: answers what stands in the inbox. Once for all connections, before any of
+    /// them is read from.
+    ///
+    /// - Parameters:
+    ///   - connections: by their identity. What is of none of them is let go of.
+    ///   - attempt: with the connection.
+    package static func answerLeft(
+        in inbox: FuseInbox, _ connections: [UInt64: FuseConnection], _ attempt: (FuseConnection, UInt64) -> Attempt,
+        survived: (FuseConnection, UInt64) -> Void
+    ) -> Int {
+        var count = 0
+        func answer(_ receiver: FuseReceiver, _ size: Int, _ connection: FuseConnection) {
+            let unique = receiver.header.unique
+            count += 1
+            if case .giveUp = attempt(connection, unique) {
+                connection.refuse(unique, EIO)
+            } else {
+                receiver.processLeft(size, from: connection)
+            }
+            survived(connection, unique)
+        }
+        for slot in inbox.slots {
+            guard let left = unsafe slot.left(), let connection = unsafe connections[left.connection] else {
+                slot.clear()
+                continue
+            }
+            if let reply = unsafe left.reply {
+                // Perhaps it was sent, and then nobody waits: ENOENT.
+                _ = unsafe Glibc.write(connection.device, reply.baseAddress!, reply.count)
+            } else {
+                unsafe answer(FuseReceiver(worker: nil, inbox: inbox, slot: slot), left.count, connection)
+            }
+            slot.clear()
+        }
+        for left in inbox.waiting() {
+            if let connection = connections[left.connection] {
+                let receiver = FuseReceiver(worker: nil, inbox: inbox)
+                receiver.fill(left.request)
+                answer(receiver, left.request.count, connection)
+            }
+            // Where it waits again, it stands in another place already.
+            inbox.answered(left.place)
+        }
+        return count
     }
 
     private func refuse(_ unique: UInt64, _ errno: Int32) {

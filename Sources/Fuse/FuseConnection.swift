@@ -22,6 +22,8 @@ internal import Threads
     /// The number under which `/sys/fs/fuse/connections` knows it; nil if it was not found out.
     package let number: UInt32?
     let device: Int32
+    /// Under which a successor knows it.
+    package let identity: UInt64
     /// What `FuseWorkers` calls it; 0 before `add`.
     let serviceNumber = Atomic<UInt64>(0)
     let endCause = Atomic<Int32>(0)
@@ -52,10 +54,14 @@ internal import Threads
     /// - Parameters:
     ///   - device: an open `/dev/fuse`, owned by the connection from here on (also when this throws) and made non-blocking.
     ///   - number: the minor number of the mount's device, for `abort`.
+    ///   - identity: tells it from others of a holder, also for a successor; needed where there is a `FuseInbox`.
     ///   - handshake: what `handshake` was in the predecessor. The file system then hears `connectionDidStart` in here.
-    package init(filesystem: any FuseFilesystem, device: Int32, number: UInt32?, adopting handshake: Handshake? = nil) throws(Failure) {
+    package init(
+        filesystem: any FuseFilesystem, device: Int32, number: UInt32?, identity: UInt64 = 0, adopting handshake: Handshake? = nil
+    ) throws(Failure) {
         self.filesystem = filesystem
         self.device = device
+        self.identity = identity
         self.number = number
         let flags = fcntl(device, F_GETFL)
         guard flags >= 0, fcntl(device, F_SETFL, flags | O_NONBLOCK) == 0 else {

@@ -23,6 +23,8 @@ package struct FuseDescriptorStore: Sendable {
     package struct Passed: Sendable {
         package var holds: [FuseHold] = []
         package var listener: FuseHeldListener?
+        /// Of a `FuseInbox`.
+        package var inbox: Int32?
         /// Names of what is nothing of ours, or half of something: closed already.
         package var strange: [String] = []
     }
@@ -30,6 +32,7 @@ package struct FuseDescriptorStore: Sendable {
     /// What `FileDescriptorName=` of the socket unit says.
     package static let givenListener = "control"
     private static let ownListener = "listener"
+    private static let inbox = "inbox"
     private static let devicePrefix = "device-"
     private static let memoryPrefix = "memory-"
     private static let firstPassed: Int32 = 3
@@ -71,6 +74,8 @@ package struct FuseDescriptorStore: Sendable {
                 passed.listener = FuseHeldListener(descriptor: descriptor, isGiven: true)
             } else if name == ownListener, own == nil {
                 own = descriptor
+            } else if name == inbox, passed.inbox == nil {
+                passed.inbox = descriptor
             } else {
                 close(descriptor)
                 passed.strange.append(name)
@@ -110,12 +115,16 @@ package struct FuseDescriptorStore: Sendable {
 
     package func keep(_ listener: FuseHeldListener) -> Int32 { listener.isGiven ? 0 : store(Self.ownListener, listener.descriptor) }
 
+    package func keep(inbox: Int32) -> Int32 { store(Self.inbox, inbox) }
+
     package func drop(_ name: String) -> Int32 {
         let code = remove(Self.devicePrefix + name)
         return code == 0 ? remove(Self.memoryPrefix + name) : code
     }
 
     package func dropListener() -> Int32 { remove(Self.ownListener) }
+
+    package func dropInbox() -> Int32 { remove(Self.inbox) }
 
     /// Removes something by the name that the manager knows it by.
     package func remove(_ name: String) -> Int32 { send("FDSTOREREMOVE=1\nFDNAME=\(name)", []) }

@@ -29,6 +29,8 @@ package struct FuseHoldSocket: Sendable {
         case drop(String)
         /// To the holder: keep this. To a successor: this was kept. The descriptor becomes the receiver's.
         case listen(FuseHeldListener)
+        /// To the holder: keep this `FuseInbox`. To a successor: this was kept. The descriptor becomes the receiver's.
+        case inbox(Int32)
         /// To a successor: that was all.
         case end
         /// To the holder: the daemon serves.
@@ -60,6 +62,7 @@ package struct FuseHoldSocket: Sendable {
         case .keep(let hold): send("keep " + hold.name, [hold.device, hold.memory])
         case .drop(let name): send("drop " + name, [])
         case .listen(let listener): send(listener.isGiven ? "listen given" : "listen own", [listener.descriptor])
+        case .inbox(let descriptor): send("inbox", [descriptor])
         case .end: send("end", [])
         case .ready: send("ready", [])
         case .handOver: send("hand over", [])
@@ -85,6 +88,7 @@ package struct FuseHoldSocket: Sendable {
             case ("drop", 2, 0): return .drop(words[1])
             case ("listen", 2, 1):
                 return .listen(FuseHeldListener(descriptor: descriptors[0], isGiven: words[1] == "given"))
+            case ("inbox", 1, 1): return .inbox(descriptors[0])
             case ("end", 1, 0): return .end
             case ("ready", 1, 0): return .ready
             case ("hand", 2, 0): return .handOver
@@ -119,6 +123,8 @@ package struct FuseHoldMemory: Sendable {
     private static let headersAt = 1_024
     private static let most = 64 << 20
     private static func place(_ turn: Int) -> off_t { 4_096 + off_t(turn * most) }
+    /// What is behind belongs to others.
+    static let end = place(2)
 
     private struct Header: BitwiseCopyable {
         var turn: UInt64 = 0
@@ -182,8 +188,13 @@ package struct FuseHoldMemory: Sendable {
         return Int(counts[place].attempts)
     }
 
-    /// What was attempted is answered.
-    package func forgetAttempts() { write([(UInt64, UInt64)](repeating: (0, 0), count: 32)) }
+    /// It was attempted, and whatever became of it, nobody died of it.
+    package func forgetAttempts(at unique: UInt64) {
+        var counts = counts()
+        guard let place = counts.firstIndex(where: { $0.unique == unique }) else { return }
+        counts[place] = (0, 0)
+        write(counts)
+    }
 
     private func counts() -> [(unique: UInt64, attempts: UInt64)] {
         var words = [UInt64](repeating: 0, count: 64)

@@ -1,5 +1,6 @@
 internal import CFuse
 internal import Glibc
+internal import Threads
 
 /// The process that starts a daemon, keeps the descriptors of its mounts, and starts a successor when it dies: callers who wait in a
 /// mount then wait some milliseconds more. It opens nothing and answers nobody, so there is nothing it could die of.
@@ -23,6 +24,8 @@ package final class FuseHolder {
         case renewed
         /// The program that is installed now could not be started, so this process remains the old one.
         case notRenewed(errno: Int32)
+        /// The program that is installed now does not understand what this one left it, so this process is the old one again.
+        case refused
     }
 
     /// The variable in which a daemon is told the number of its end of the socket.
@@ -48,6 +51,8 @@ package final class FuseHolder {
     private let onEvent: (Event) -> Void
     private var holds: [String: FuseHold] = [:]
     private var listener: FuseHeldListener?
+    /// The descriptor of a `FuseInbox`.
+    private var inbox: Int32?
     private var daemon: Daemon
     private var standby: FuseStandby?
     /// The last one ended by itself: the next waits until a daemon has shown that it can be started.
@@ -82,6 +87,7 @@ package final class FuseHolder {
         self.signals = signals
         self.daemon = daemon
         listener = passed.listener
+        inbox = passed.inbox
         for hold in passed.holds { holds.updateValue(hold, forKey: hold.name)?.close() }
         for name in passed.strange { note(store?.remove(name)) }
         removeEnded()
@@ -110,61 +116,53 @@ package final class FuseHolder {
 
     // MARK: - Becoming a newer program
 
-    /// Goes on where an older program left off in this very process, and has the daemon hand over to one of the newer program as well.
+    /// Goes on where an older program left off in this very process, and has the daemon hand over to one of the newer program as well. Where
+    /// this program does not understand what it was left, this process becomes the older one again.
     ///
-    /// - Parameter state: what `stateVariable` said.
+    /// - Parameter state: what `stateVariable` said: the number of the memory, that of the older program's file, and whether another program
+    ///   has gone back to this one.
     package init?(_ program: Program, resuming state: String, store: FuseDescriptorStore? = nil, onEvent: @escaping (Event) -> Void) {
-        guard let number = Int32(state), let bytes = FuseHoldMemory(number).read() else { return nil }
-        close(number)
-        var resumed: Daemon?
-        var (holds, remains): ([String: FuseHold], [(process: Int32, watch: Int32)]) = ([:], [])
-        var listener: FuseHeldListener?
-        var earlier: Int32 = -1
-        for line in bytes.split(separator: UInt8(ascii: "\n")) {
-            let words = String(decoding: line, as: UTF8.self).split(separator: " ", maxSplits: 3).map(String.init)
-            let numbers = words.dropFirst().prefix(2).compactMap { Int32($0) }
-            guard numbers.count == 2 else { return nil }
-            switch words[0] {
-            case "daemon":
-                let watch = cfuse_watch_process(numbers[0])
-                guard watch >= 0, words.count == 4 else { return nil }
-                resumed = Daemon(
-                    process: numbers[0], watch: watch, isChild: words[3].contains("child"), socket: FuseHoldSocket(inherited: numbers[1]),
-                    isReady: words[3].contains("ready"), handsOver: words[3].contains("over"))
-            case "hold":
-                guard words.count == 4 else { return nil }
-                holds[words[3]] = FuseHold(name: words[3], device: numbers[0], memory: numbers[1])
-            case "listener": listener = FuseHeldListener(descriptor: numbers[0], isGiven: numbers[1] != 0)
-            case "remains":
-                let watch = cfuse_watch_process(numbers[0])
-                if watch >= 0 { remains.append((numbers[0], watch)) }
-            case "signals": earlier = numbers[0]
-            default: return nil
-            }
+        let words = state.split(separator: " ")
+        guard let number = words.first.flatMap({ Int32($0) }), let bytes = FuseHoldMemory(number).read() else { return nil }
+        let older = words.count > 1 ? Int32(words[1]) : nil
+        let isBack = words.count > 2
+        let left: FuseHolderState
+        do throws(FuseHolderState.Failure) {
+            if FaultPoint.happens(.resumed) { throw .malformed }
+            left = try FuseHolderState(bytes)
+        } catch {
+            if let older { onEvent(.notRenewed(errno: Self.goBack(program, number, older))) }
+            return nil
         }
-        guard let resumed, let signals = Self.catchSignals() else { return nil }
+        close(number)
+        if let older { close(older) }
+        let watch = cfuse_watch_process(left.daemon.process)
+        guard watch >= 0, let signals = Self.catchSignals() else { return nil }
         self.program = program
         self.store = store
         self.onEvent = onEvent
         self.signals = signals
-        daemon = resumed
-        self.holds = holds
-        self.listener = listener
-        self.remains = remains
-        for descriptor in inherited { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }  // they are there: their numbers came with them
+        daemon = Daemon(
+            process: left.daemon.process, watch: watch, isChild: left.daemon.isChild,
+            socket: FuseHoldSocket(inherited: left.daemon.socket), isReady: left.daemon.isReady, handsOver: left.daemon.handsOver)
+        holds = Dictionary(left.holds.map { ($0.name, $0) }, uniquingKeysWith: { $1 })
+        listener = left.listener
+        inbox = left.inbox
+        for process in left.remains {
+            let watch = cfuse_watch_process(process)
+            if watch >= 0 { remains.append((process, watch)) }
+        }
+        for descriptor in left.inherited { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }  // they are there: their numbers came with them
         Self.block(false)
-        onEvent(.renewed)
+        onEvent(isBack ? .refused : .renewed)
         // What the older program did not get to: a stop that came meanwhile.
         var byte: UInt8 = 0
         var isAsked = false
-        while unsafe read(earlier, &byte, 1) == 1 { if [SIGTERM, SIGINT].contains(Int32(byte)) { isAsked = true } }
-        close(earlier)
-        if isAsked { handle(SIGTERM) } else { kill(daemon.process, SIGHUP) }
-    }
-
-    /// All descriptors that the next program is to find, but those for signals and its state.
-    private var inherited: [Int32] {
-        holds.values.flatMap { [$0.device, $0.memory] } + [daemon.socket.descriptor] + (listener.map { [$0.descriptor] } ?? [])
+        if let earlier = left.signals {
+            while unsafe read(earlier, &byte, 1) == 1 { if [SIGTERM, SIGINT].contains(Int32(byte)) { isAsked = true } }
+            close(earlier)
+        }
+        if isAsked { handle(SIGTERM) } else if !isBack { kill(daemon.process, SIGHUP) }
     }
 
     private static func block(_ isBlocked: Bool) {
@@ -187,27 +185,42 @@ package final class FuseHolder {
     private func replaceProgram() -> Int32 {
         // It would be of the older program.
         dropStandby()
-        guard let state = FuseHoldMemory() else { return EMFILE }
-        defer { close(state.descriptor) }
-        let flags = [(daemon.isChild, "child"), (daemon.isReady, "ready"), (daemon.handsOver, "over"), (true, "-")]
-        let words = flags.filter(\.0).map(\.1).joined(separator: ",")
-        var lines = ["daemon \(daemon.process) \(daemon.socket.descriptor) \(words)"]
-        lines += holds.values.map { "hold \($0.device) \($0.memory) \($0.name)" }
-        if let listener { lines.append("listener \(listener.descriptor) \(listener.isGiven ? 1 : 0)") }
-        lines += remains.map { "remains \($0.process) 0" }
-        lines.append("signals \(signals) 0")
-        let code = state.write(Array(lines.joined(separator: "\n").utf8))
+        guard let memory = FuseHoldMemory() else { return EMFILE }
+        defer { close(memory.descriptor) }
+        // The file of this program, which may be nowhere else any more.
+        let own = unsafe open("/proc/self/exe", O_RDONLY | O_CLOEXEC)
+        guard own >= 0 else { return errno }
+        defer { close(own) }
+        var state = FuseHolderState(
+            daemon: .init(
+                process: daemon.process, socket: daemon.socket.descriptor, isChild: daemon.isChild, isReady: daemon.isReady,
+                handsOver: daemon.handsOver))
+        state.holds = Array(holds.values)
+        state.listener = listener
+        state.inbox = inbox
+        state.remains = remains.map(\.process)
+        state.signals = signals
+        let code = memory.write(state.bytes)
         guard code == 0 else { return code }
         // From here on a signal waits for the next program, or stands in the pipe.
         Self.block(true)
         defer { Self.block(false) }
-        let descriptors = inherited + [state.descriptor, signals]
+        let descriptors = state.inherited + [memory.descriptor, own, signals]
         for descriptor in descriptors { _ = fcntl(descriptor, F_SETFD, 0) }  // they are open, so this cannot fail
         defer { for descriptor in descriptors { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) } }
-        let environment = program.environment + ["\(Self.stateVariable)=\(state.descriptor)"]
+        return Self.execute(program.path, program, "\(memory.descriptor) \(own)")
+    }
+
+    /// Becomes the program again that has left its state in `memory`, whose descriptors are all as it left them. Returns only with an errno.
+    private static func goBack(_ program: Program, _ memory: Int32, _ older: Int32) -> Int32 {
+        execute("/proc/self/fd/\(older)", program, "\(memory) \(older) refused")
+    }
+
+    private static func execute(_ path: String, _ program: Program, _ state: String) -> Int32 {
+        let environment = program.environment + ["\(stateVariable)=\(state)"]
         return unsafe FuseSpawn.withCStrings(program.arguments.map { Array($0.utf8) }) { arguments in
             unsafe FuseSpawn.withCStrings(environment.map { Array($0.utf8) }) { environment in
-                unsafe execve(program.path, arguments, environment)
+                unsafe execve(path, arguments, environment)
                 return errno
             }
         }
@@ -293,6 +306,15 @@ package final class FuseHolder {
                 if listener?.isGiven == false { note(store?.dropListener()) }
                 listener = new
                 note(store?.keep(new))
+            case .inbox(let new):
+                // As for the listener.
+                if let inbox {
+                    close(inbox)
+                    note(store?.dropInbox())
+                }
+                inbox = new
+                note(store?.keep(inbox: new))
+                noteRoom()
             case .ready:
                 if !daemon.isReady { onEvent(.ready) }
                 daemon.isReady = true
@@ -311,7 +333,7 @@ package final class FuseHolder {
     }
 
     /// What the service manager's store has to hold.
-    private var stored: Int { 2 * holds.count + (listener?.isGiven == false ? 1 : 0) }
+    private var stored: Int { 2 * holds.count + (listener?.isGiven == false ? 1 : 0) + (inbox == nil ? 0 : 1) }
 
     private func note(_ code: Int32?) {
         if let code, code != 0 { onEvent(.notStored(errno: code)) }
@@ -423,6 +445,7 @@ package final class FuseHolder {
 
     private func sendHolds(to next: Daemon) -> Bool {
         if let listener, next.socket.send(.listen(listener)) != 0 { return false }
+        if let inbox, next.socket.send(.inbox(inbox)) != 0 { return false }
         return holds.values.allSatisfy { next.socket.send(.keep($0)) == 0 } && next.socket.send(.end) == 0
     }
 
@@ -432,6 +455,7 @@ package final class FuseHolder {
         if !keepsStored {
             for name in holds.keys { note(store?.drop(name)) }
             if listener?.isGiven == false { note(store?.dropListener()) }
+            if inbox != nil { note(store?.dropInbox()) }
         }
         for hold in holds.values { hold.close() }
         holds = [:]

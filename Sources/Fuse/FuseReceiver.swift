@@ -21,8 +21,13 @@ internal import Threads
     private static let replyOffset = 4096
 
     private let buffer: UnsafeMutableRawBufferPointer
+    /// Where a successor finds what this one has read; nil: the buffer is this process's own.
+    private let slot: FuseInbox.Slot?
+    private let inbox: FuseInbox?
+    /// Whether the request in the buffer was read by a predecessor.
+    @exclusivity(unchecked) private var isRepeating = false
     private let name: UnsafeMutableRawBufferPointer
-    @exclusivity(unchecked) private var call = FuseCall()
+    @exclusivity(unchecked) private var call: FuseCall
     @exclusivity(unchecked) private var callWasUsed = false
     /// When the request in the buffer arrived, on the monotonic clock.
     @exclusivity(unchecked) private(set) var started: UInt64 = 0
@@ -33,22 +38,30 @@ internal import Threads
     /// What the kernel adds to the number of a request that it sends again (`FUSE_UNIQUE_RESEND`, Linux 6.9).
     static let resent: UInt64 = 1 << 63
 
-    init(worker: Int?) {
+    /// - Parameter slot: another's than the worker's own, to answer what is in it.
+    init(worker: Int?, inbox: FuseInbox?, slot: FuseInbox.Slot? = nil) {
         self.worker = worker
-        let address = unsafe mmap(
-            nil, Self.bufferSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | Int32(MAP_ANONYMOUS) | Int32(MAP_POPULATE), -1, 0)
-        // Without memory for one buffer nothing can be served.
-        unsafe precondition(address != MAP_FAILED, "no memory for a receive buffer")
-        unsafe buffer = unsafe UnsafeMutableRawBufferPointer(start: address, count: Self.bufferSize)
-        // Beyond RLIMIT_MEMLOCK this fails; the pages are there all the same, until the machine is short of memory.
-        _ = unsafe mlock(address!, Self.bufferSize)
+        self.inbox = inbox
+        self.slot = slot ?? inbox?.slot(worker)
+        unsafe call = FuseCall(inbox)
+        if let slot = self.slot {
+            unsafe buffer = slot.buffer
+        } else {
+            let address = unsafe mmap(
+                nil, Self.bufferSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | Int32(MAP_ANONYMOUS) | Int32(MAP_POPULATE), -1, 0)
+            // Without memory for one buffer nothing can be served.
+            unsafe precondition(address != MAP_FAILED, "no memory for a receive buffer")
+            unsafe buffer = unsafe UnsafeMutableRawBufferPointer(start: address, count: Self.bufferSize)
+            // Beyond RLIMIT_MEMLOCK this fails; the pages are there all the same, until the machine is short of memory.
+            _ = unsafe mlock(address!, Self.bufferSize)
+        }
         unsafe name = .allocate(byteCount: FuseListing.longestName + 1, alignment: 1)
         unsafe cfuse_set_receiver(Unmanaged.passUnretained(self).toOpaque())
     }
 
     deinit {
         cfuse_set_receiver(nil)
-        unsafe munmap(buffer.baseAddress!, buffer.count)
+        if slot == nil { unsafe munmap(buffer.baseAddress!, buffer.count) }
         unsafe name.deallocate()
     }
 
@@ -75,6 +88,7 @@ internal import Threads
     ) -> Outcome {
         guard connection.enter() else { return .nothing }
         defer { connection.leave() }
+        slot?.prepare(for: connection.identity)
         let count = unsafe read(connection.device, buffer.baseAddress!, buffer.count)
         guard count >= MemoryLayout<fuse_in_header>.size else {
             let code = count < 0 ? errno : EIO
@@ -86,11 +100,50 @@ internal import Threads
             }
         }
         unsafe started = Monotonic.now()
-        guard isWanted(header) else { return .processed }
+        guard isWanted(header) else {
+            slot?.clear()
+            return .processed
+        }
         unsafe progress.begin(header.opcode, connection, at: started)
         process(count, connection)
+        slot?.clear()
         progress.end()
         return .processed
+    }
+
+    /// For tests: the place after the answer to a change.
+    static func didSend() {
+        guard let current = unsafe cfuse_receiver() else { return }
+        let opcode = unsafe Unmanaged<FuseReceiver>.fromOpaque(current)._withUnsafeGuaranteedRef { $0.header.opcode }
+        // SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, CREATE, RENAME2
+        if [4, 6, 8, 9, 10, 11, 12, 13, 16, 35, 45].contains(opcode) { FaultPoint.pass(.afterReply) }
+    }
+
+    /// Puts a request into the buffer that a predecessor has read.
+    func fill(_ request: [UInt8]) { unsafe request.withUnsafeBytes { unsafe buffer.copyMemory(from: $0) } }
+
+    /// Processes a request that a predecessor has read into the slot: `count` bytes of it.
+    func processLeft(_ count: Int, from connection: FuseConnection) {
+        guard connection.enter() else { return }
+        defer { connection.leave() }
+        unsafe started = Monotonic.now()
+        unsafe isRepeating = true
+        process(count, connection)
+        unsafe isRepeating = false
+        slot?.clear()
+    }
+
+    /// Every reply that the calling thread is about to send passes here.
+    @inline(__always)
+    static func willSend(_ parts: UnsafeMutablePointer<iovec>, _ count: Int32, to connection: FuseConnection) {
+        guard let current = unsafe cfuse_receiver() else { return }
+        unsafe Unmanaged<FuseReceiver>.fromOpaque(current)._withUnsafeGuaranteedRef { receiver in
+            // It may be another's, for whom this request made room.
+            guard let slot = receiver.slot, slot.isOf(connection.identity),
+                unsafe parts[0].iov_base.load(as: fuse_out_header.self).unique == receiver.header.unique
+            else { return }
+            unsafe slot.note(parts, count)
+        }
     }
 
     /// The header of the request in the buffer.
@@ -104,7 +157,7 @@ internal import Threads
         unsafe reachedOperation = true
         let header = unsafe buffer.baseAddress!.assumingMemoryBound(to: fuse_in_header.self)
         return unsafe FuseContext(
-            unique: header.pointee.unique & ~Self.resent, isResent: header.pointee.unique & Self.resent != 0, worker: worker,
+            unique: header.pointee.unique & ~Self.resent, isResent: isRepeating || header.pointee.unique & Self.resent != 0, worker: worker,
             uid: header.pointee.uid, gid: header.pointee.gid, pid: Int32(bitPattern: header.pointee.pid), umask: umask)
     }
 
@@ -122,6 +175,7 @@ internal import Threads
 
     private func process(_ count: Int, _ connection: FuseConnection) {
         let opcode = header.opcode
+        FaultPoint.pass(.request(opcode: opcode))
         if opcode == FUSE_INTERRUPT.rawValue {
             // libfuse would call back with a lock of its own held, in which an answer cannot be given safely. Ours is not.
             let interrupt = unsafe buffer.load(fromByteOffset: MemoryLayout<fuse_in_header>.size, as: fuse_interrupt_in.self)
@@ -136,7 +190,12 @@ internal import Threads
         if unsafe callWasUsed {
             unsafe callWasUsed = false
             // Someone else still has the reply: deferred, or answered a moment ago on a thread that is not done with it.
-            if unsafe isKnownUniquelyReferenced(&call) { unsafe call.rest() } else { unsafe call = FuseCall() }
+            if unsafe isKnownUniquelyReferenced(&call) {
+                unsafe call.rest()
+            } else {
+                unsafe call.wait(UnsafeRawBufferPointer(rebasing: buffer[..<count]), from: connection.identity)
+                unsafe call = FuseCall(inbox)
+            }
         } else if opcode == FUSE_INIT.rawValue {
             connection.didInitialize()
             unsafe connection.filesystem.answered(.initialize, errno: 0, seconds: Monotonic.seconds(since: started))

@@ -58,7 +58,21 @@ package struct FuseReply: Sendable {
     /// well, but where no sanitizer sees it.
     private let done = Atomic<UInt64>(0)
 
+    private let inbox: FuseInbox?
+    /// Where in the inbox the request stands while it waits for its answer, counted from 1; 0: it does not; -1: it is answered.
+    private let waiting = Atomic<Int>(0)
+
+    init(_ inbox: FuseInbox?) { self.inbox = inbox }
+
     deinit { answerIfDropped() }
+
+    /// The receiver goes on with other requests: a successor must find this one elsewhere. Once in the life of a call.
+    func wait(_ request: UnsafeRawBufferPointer, from connection: UInt64) {
+        guard let inbox, let place = unsafe inbox.wait(request, from: connection) else { return }
+        let isFirst = waiting.compareExchange(expected: 0, desired: place + 1, ordering: .acquiringAndReleasing).exchanged
+        // Another thread has answered it meanwhile.
+        if !isFirst { inbox.answered(place) }
+    }
 
     /// Makes this call stand for `request`, and keeps `connection` from ending until it is answered.
     func begin(_ request: fuse_req_t, _ connection: FuseConnection, _ operation: FuseOperation, unique: UInt64, started: UInt64)
@@ -72,6 +86,7 @@ package struct FuseReply: Sendable {
         unsafe self.started = started
         unsafe count += 1
         mayBeInterrupted.store(false, ordering: .relaxed)
+        waiting.store(0, ordering: .relaxed)
         unsafe open.store(count, ordering: .releasing)
         return unsafe FuseReply(self, generation: count)
     }
@@ -92,6 +107,10 @@ package struct FuseReply: Sendable {
         if mayBeInterrupted.load(ordering: .sequentiallyConsistent) { unsafe connection.interrupts.forget(unique) }
         // Fails if the caller was killed meanwhile or the connection was aborted: nobody is left to hear of it.
         _ = unsafe send(request!)
+        if let inbox {
+            let place = waiting.exchange(-1, ordering: .acquiringAndReleasing)
+            if place > 0 { inbox.answered(place - 1) }
+        }
         unsafe connection.filesystem.answered(operation, errno: errno, seconds: Monotonic.seconds(since: started))
         done.store(generation, ordering: .releasing)
         connection.leave()

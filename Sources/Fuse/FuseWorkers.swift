@@ -49,9 +49,12 @@ package final class FuseWorkers: Sendable {
     private let choresChanged = Condition()
     private let isStopping = Atomic<Bool>(false)
     private let threads = Mutex<[Thread]>([])
+    private let inbox: FuseInbox?
     private let stallLimit: Duration
     private let hangLimit: Duration
     private let onStall: @Sendable (Stall) -> Void
+
+    package static let usualCount = 4
 
     /// Up to how many requests of one connection are served before the others are looked at.
     private static let burst = 32
@@ -59,12 +62,14 @@ package final class FuseWorkers: Sendable {
     /// Starts the threads: `count` workers, one that ends connections and a watchdog.
     ///
     /// - Parameters:
+    ///   - inbox: where a successor finds what they have read; it must suffice for them.
     ///   - stallLimit: how long a worker may hold the baton in one request, seen half of it later at most. Then `onStall` is told and the baton passed on.
     ///   - hangLimit: how long a request or a notification may take at all. Then `onStall` is told; of a notification the connection
     ///     is aborted, of a request it is not, since a disk may be slow.
     ///   - onStall: called on the watchdog's thread, once for each incident. It should not block.
     package init(
-        count: Int = 4, stallLimit: Duration = .seconds(1), hangLimit: Duration = .seconds(30),
+        count: Int = FuseWorkers.usualCount, inbox: FuseInbox? = nil, stallLimit: Duration = .seconds(1),
+        hangLimit: Duration = .seconds(30),
         onStall: @escaping @Sendable (Stall) -> Void
     ) {
         poll = epoll_create1(Int32(EPOLL_CLOEXEC))
@@ -73,6 +78,7 @@ package final class FuseWorkers: Sendable {
         precondition(poll >= 0 && wake >= 0, "no descriptors for the FUSE workers")
         let baton = FuseBaton()
         progress = (0..<max(count, 1)).map { _ in FuseProgress(baton) }
+        self.inbox = inbox
         self.stallLimit = stallLimit
         self.hangLimit = hangLimit
         self.onStall = onStall
@@ -183,7 +189,7 @@ package final class FuseWorkers: Sendable {
     // MARK: - Workers
 
     private func work(_ progress: FuseProgress, _ index: Int) {
-        let receiver = FuseReceiver(worker: index)
+        let receiver = FuseReceiver(worker: index, inbox: inbox)
         unsafe cfuse_set_worker(Unmanaged.passUnretained(progress).toOpaque())
         defer { cfuse_set_worker(nil) }
         while true {

@@ -1,4 +1,5 @@
 import SQLite
+import Threads
 
 /// A request of a kernel, as the ledger knows it. A process that is killed between its commit and its reply leaves a caller who waits:
 /// the kernel sends the request again to whoever takes over, who must not carry it out twice.
@@ -98,7 +99,9 @@ extension StoreState {
         try commit { () throws(SQLiteError) in
             try body()
             try note(request, answer, at: request.slot == LedgerRequest.anyFreeSlot ? ledger.freeSlot : Int64(request.slot))
+            FaultPoint.pass(.beforeCommit)
         }
+        FaultPoint.pass(.afterCommit)
         if request.slot != LedgerRequest.anyFreeSlot { noted.notes[request.slot] = nil }
     }
 
@@ -112,7 +115,11 @@ extension StoreState {
         guard let inode, let request = caller?.request, request.slot != LedgerRequest.anyFreeSlot else {
             return try commit(answering: caller, answer) { () throws(SQLiteError) in try body(nil) }
         }
-        try commit { () throws(SQLiteError) in try body(request) }
+        try commit { () throws(SQLiteError) in
+            try body(request)
+            FaultPoint.pass(.beforeCommit)
+        }
+        FaultPoint.pass(.afterCommit)
         noted.notes[request.slot] = .init(request: request, answer: answer, inode: inode, isInDraft: isDraft)
     }
 
@@ -183,6 +190,13 @@ extension MemoryStore {
     /// What a predecessor committed for a request that the kernel sends again: the answer it noted. nil: nothing, so it is to be done now.
     package func answer(to request: LedgerRequest) throws(RemfsError) -> Int64? {
         try look { (state) throws(RemfsError) in state.ledger.answer(to: request) }
+    }
+
+    /// Has all mounts but `origin` forget something once more: a predecessor made the change, and perhaps told nobody.
+    package func tellOthers(_ invalidations: [Invalidation], than origin: Origin) throws(RemfsError) {
+        try change(by: origin.number) { (state) throws(RemfsError) in
+            for invalidation in invalidations { state.invalidate(invalidation) }
+        }
     }
 
     /// Ends the time after a take-over in which requests may come a second time.

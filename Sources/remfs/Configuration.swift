@@ -7,7 +7,7 @@ import Storage
 import Threads
 
 /// Where things are and who may use them: command line over `REMFS_*` over the configuration file over defaults.
-struct Settings: Sendable {
+struct Settings: Sendable, Codable {
     /// The keys of the file; `REMFS_` and upper case in the environment.
     enum Key: String, CaseIterable {
         case stateDirectory = "state_dir"
@@ -163,6 +163,25 @@ struct Settings: Sendable {
             if segment == ".." { _ = segments.popLast() } else { segments.append(segment) }
         }
         return "/" + segments.joined(separator: "/")
+    }
+}
+
+/// For those that are started by this process.
+extension Settings {
+    /// As one line of JSON.
+    var text: String {
+        get throws(RemfsError) {
+            do { return String(decoding: try JSONEncoder().encode(self), as: UTF8.self) } catch {
+                throw RemfsError(.internal, "settings cannot be passed on", cause: "\(error)")
+            }
+        }
+    }
+
+    /// nil: written by a remfs that knew other settings.
+    init?(text: String) {
+        // As said: there is then nothing to go back to, and the configuration's own error is reported.
+        guard let settings = try? JSONDecoder().decode(Settings.self, from: Data(text.utf8)) else { return nil }
+        self = settings
     }
 }
 

@@ -4,6 +4,7 @@ import Fuse
 import Glibc
 import Logging
 import Storage
+import Threads
 
 /// `remfs serve` is two processes: the one that is started keeps the mounts' descriptors and starts the other, the daemon, again
 /// whenever that dies.
@@ -20,6 +21,11 @@ enum Holding {
         case replacement(process: Int32, socket: FuseHoldSocket)
         /// With its end of the holder's socket.
         case daemon(socket: FuseHoldSocket)
+
+        /// Whether it was started by another process of ours, and not by a person or a service manager.
+        var goesOn: Bool {
+            if case .holder = self { false } else { true }
+        }
     }
 
     static func role(_ environment: [String: String]) -> Role {
@@ -38,13 +44,16 @@ enum Holding {
         "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "\(1 << 20)", "MALLOC_TRIM_THRESHOLD_": "\(8 << 20)",
     ]
 
+    /// In which those that are started find the settings that were in force: they go on with these where the configuration is broken by then.
+    static let settingsVariable = "REMFS_LAST_SETTINGS"
+
     /// What is said to one process and to none that it starts.
     private static let variables = FuseDescriptorStore.variables.union([
         FuseHolder.socketVariable, FuseHolder.stateVariable, daemonVariable,
     ])
 
     /// This command once more, with the binary that is there by then.
-    private static func program(_ environment: [String: String]) throws(RemfsError) -> FuseHolder.Program {
+    private static func program(_ environment: [String: String], _ settings: Settings) throws(RemfsError) -> FuseHolder.Program {
         let shown: String
         do { shown = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe") } catch {
             throw RemfsError(.unavailable, "cannot tell where this program is", cause: "\(error)")
@@ -54,13 +63,15 @@ enum Holding {
         return FuseHolder.Program(
             path: current, arguments: CommandLine.arguments,
             environment: environment.filter { !variables.contains($0.key) }.merging(heap) { given, _ in given }
-                .map { "\($0.key)=\($0.value)" }
+                .merging([settingsVariable: try settings.text]) { $1 }.map { "\($0.key)=\($0.value)" }
         )
     }
 
     /// Runs as the holder; answers the exit code when the daemon has stopped.
-    static func hold(_ role: Role, _ environment: [String: String], _ logger: Logger) throws(RemfsError) -> Int32 {
-        let program = try program(environment)
+    static func hold(
+        _ role: Role, _ environment: [String: String], _ settings: Settings, _ logger: Logger
+    ) throws(RemfsError) -> Int32 {
+        let program = try program(environment, settings)
         let store = FuseDescriptorStore(environment)
         let holder: FuseHolder?
         switch role {
@@ -75,6 +86,9 @@ enum Holding {
                     metadata: ["mounts": "\(passed.holds.count)", "unused": "\(passed.strange.joined(separator: " "))"])
             }
             holder = FuseHolder(program, store: store, passed: passed) { log($0, logger) }
+        }
+        if holder == nil, case .renewed = role {
+            throw RemfsError(.unsupported, "what the earlier program left for this one is not understood: mounts end")
         }
         guard let holder else { throw RemfsError.ofSystem("cannot start the daemon") }
         return holder.run()
@@ -99,17 +113,29 @@ enum Holding {
             logger.error("the service manager cannot be told what to keep", metadata: ["errno": "\(code)"])
         case .renewed: logger.notice("the holder is the installed program now")
         case .notRenewed(let code): logger.error("the holder remains the old program", metadata: ["errno": "\(code)"])
+        case .refused:
+            logger.error("the installed program does not understand what the holder keeps: both remain the old program")
         }
     }
 
     /// The daemon's side: returns when it is its turn to serve.
-    static func link(_ socket: FuseHoldSocket, _ environment: [String: String], _ logger: Logger) throws(RemfsError) -> HolderLink {
-        let program = try program(environment)
+    static func link(
+        _ socket: FuseHoldSocket, _ environment: [String: String], _ settings: Settings, _ logger: Logger
+    ) throws(RemfsError) -> HolderLink {
+        let program = try program(environment, settings)
+        let last = Mutex<Int32?>(nil)
         let link = HolderLink(socket, logger: logger) {
             guard let (ours, theirs) = FuseHoldSocket.pair() else { return nil }
             defer { theirs.close() }
             let variable = "\(daemonVariable)=\(getpid()) \(FuseHolder.spawnedDescriptor)"
-            guard FuseHolder.spawn(program, [variable], inheriting: theirs.descriptor) != nil else {
+            let process = FuseHolder.spawn(program, [variable], inheriting: theirs.descriptor)
+            // The one before was this process's child, and has ended.
+            let before = last.withLock { last in
+                defer { last = process }
+                return last
+            }
+            if let before { _ = waitpid(before, nil, WNOHANG) }
+            guard process != nil else {
                 ours.close()
                 return nil
             }

@@ -34,28 +34,45 @@ struct Serve: AsyncParsableCommand {
             .stateDirectory: stateDir, .runtimeDirectory: runtimeDir, .socket: socket, .socketOwner: socketOwner,
             .socketGroup: socketGroup, .logLevel: logLevel,
         ]
-        let settings = try await Settings.load(flags.compactMapValues { $0 }, file: config)
+        let environment = ProcessInfo.processInfo.environment
+        let role = Holding.role(environment)
         LoggingSystem.bootstrap(StreamLogHandler.standardError)
+        let settings: Settings
+        var complaint: RemfsError?
+        do throws(RemfsError) {
+            settings = try await Settings.load(flags.compactMapValues { $0 }, file: config)
+        } catch {
+            // Mounts depend on whoever goes on with them, and somebody may just be writing that file.
+            guard role.goesOn, let last = environment[Holding.settingsVariable].flatMap(Settings.init(text:)) else {
+                throw error
+            }
+            settings = last
+            complaint = error
+        }
         let logger = Self.logger(settings.logLevel)
+        if let complaint {
+            logger.error("the configuration cannot be used: going on with the last that could", metadata: ["error": "\(complaint)"])
+        }
         // What we make is ours alone, unless it is given a mode on purpose.
         umask(0o077)
         Self.raiseDescriptorLimit(logger)
-        let environment = ProcessInfo.processInfo.environment
-        switch Holding.role(environment) {
+        switch role {
         case .daemon(let socket):
-            let holder = try Holding.link(socket, environment, logger)
+            let holder = try Holding.link(socket, environment, settings, logger)
             defer { holder.stop() }
-            guard try await serve(settings, holder, logger) else { return }
+            guard try await serve(settings, holder, environment, logger) else { return }
             logger.notice("handing over")
             holder.handOver()
             // Nothing is closed: what this process holds open is its successor's.
             _exit(0)
-        case let role: Glibc.exit(try Holding.hold(role, environment, logger))
+        case .holder, .renewed, .replacement: Glibc.exit(try Holding.hold(role, environment, settings, logger))
         }
     }
 
     /// Serves until it is told to stop (false) or to hand over (true).
-    private func serve(_ settings: Settings, _ holder: HolderLink, _ logger: Logger) async throws -> Bool {
+    private func serve(
+        _ settings: Settings, _ holder: HolderLink, _ environment: [String: String], _ logger: Logger
+    ) async throws -> Bool {
         let metrics = PrometheusMetrics()
         MetricsSystem.bootstrap(metrics)
         try Directory.make(settings.stateDirectory, mode: 0o700)
@@ -66,7 +83,9 @@ struct Serve: AsyncParsableCommand {
         try Directory.make(settings.runtimeDirectory, mode: 0o750)
 
         let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger, willBlock: MountTable.willBlock)
-        let mounts = try MountTable(stores: stores, holder: holder, logger: logger)
+        // `off` is for kernels whose resending is broken, and for tests.
+        let mounts = try MountTable(
+            stores: stores, holder: holder, usesResend: environment["REMFS_RESEND"] != "off", logger: logger)
         let handsOver = HangUp()
         let server = ControlServer(
             .init(socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version), stores: stores, mounts: mounts,

@@ -22,8 +22,11 @@ struct Binary {
     }
 
     /// A process that has been started, with both its outputs in files, so that none can fill up.
-    static func start(_ arguments: [String], environment: [String: String], input: String = "") throws -> Running {
-        try Running(arguments, environment: environment, input: input)
+    /// - Parameter program: another copy of it.
+    static func start(
+        _ arguments: [String], environment: [String: String], input: String = "", program: String = Binary.path
+    ) throws -> Running {
+        try Running([program] + arguments, environment: environment, input: input)
     }
 
     static func run(_ arguments: [String], environment: [String: String], input: String = "") throws -> Result {
@@ -40,7 +43,7 @@ struct Binary {
             try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
             try Data(input.utf8).write(to: URL(fileURLWithPath: "\(directory)/in"))
             program = try Program.start(
-                [Binary.path] + arguments, in: "/", scratch: directory, input: "\(directory)/in", environment: environment)
+                arguments, in: "/", scratch: directory, input: "\(directory)/in", environment: environment)
         }
 
         var pid: pid_t { program.pid }
@@ -111,8 +114,11 @@ final class DaemonProcess {
         try body(daemon)
     }
 
-    func start(_ arguments: [String] = [], environment extra: [String: String] = [:]) throws {
-        running = try Binary.start(["serve"] + arguments, environment: environment.merging(extra) { $1 })
+    /// - Parameter program: another copy of the binary.
+    func start(
+        _ arguments: [String] = [], environment extra: [String: String] = [:], program: String = Binary.path
+    ) throws {
+        running = try Binary.start(["serve"] + arguments, environment: environment.merging(extra) { $1 }, program: program)
         var message = listener.next()
         // What an earlier one of this test said when it stopped.
         while message == "STOPPING=1" { message = listener.next() }

@@ -36,7 +36,7 @@ extension ServeTests {
             try Manager.with { manager in
                 try Self.working(manager) { directory in
                     let names = try manager.command("names")
-                    #expect(names.count == 3 && names.contains("listener"))
+                    #expect(names.count == 4 && names.contains("listener") && names.contains("inbox"))
                     for _ in 1...4 {
                         usleep(100_000)
                         try manager.command("kill")
@@ -48,7 +48,7 @@ extension ServeTests {
                 }
                 // A mount that ends is not kept.
                 try manager.output("unmount", "\(manager.directory)/mnt")
-                #expect(try manager.command("names") == ["listener"])
+                #expect(try manager.command("names") == ["inbox", "listener"])
             }
         }
 
@@ -107,7 +107,7 @@ extension ServeTests {
                 try manager.command("add device-half")
                 try manager.command("add what-is-this")
                 try manager.command("start")
-                #expect(try manager.command("names") == ["listener"])
+                #expect(try manager.command("names") == ["inbox", "listener"])
                 #expect(manager.errors.contains("device-half") && manager.errors.contains("what-is-this"))
             }
         }
@@ -132,7 +132,7 @@ extension ServeTests {
                 try manager.command("start")
                 #expect(try DaemonProcess.parse(try UnixSocket.readToEnd(first)).status == 200)
                 close(first)
-                #expect(try manager.command("names") == [])
+                #expect(try manager.command("names") == ["inbox"])
                 #expect(try manager.command("signal \(SIGTERM)") == ["0"])
                 // Who connects now waits for the next start.
                 let waiting = try UnixSocket.connect(manager.socket)

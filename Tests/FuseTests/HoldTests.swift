@@ -30,8 +30,9 @@ import Testing
         // Many others push out the oldest, and never a newer one.
         for unique in stride(from: UInt64(2), through: 60, by: 2) { #expect(memory.countAttempt(at: unique) == 0) }
         #expect(memory.countAttempt(at: 1_000) == 4)
-        memory.forgetAttempts()
+        memory.forgetAttempts(at: 1_000)
         #expect(memory.countAttempt(at: 1_000) == 0)
+        memory.forgetAttempts(at: 77)
         #expect(memory.read() == [1])
     }
 
@@ -55,5 +56,31 @@ import Testing
         #expect([other.receive(), other.receive(), other.receive(), other.receive()] == [.drop("mnt_01"), .ready, .handOver, .end])
         one.close()
         #expect(other.receive() == nil)
+    }
+
+    @Test func aHoldersStateComesBack() throws {
+        var state = FuseHolderState(daemon: .init(process: 12, socket: 7, isChild: true, isReady: true))
+        #expect(try FuseHolderState(state.bytes) == state)
+        state.daemon.handsOver = true
+        state.holds = [FuseHold(name: "mnt_01 of a name", device: 8, memory: 9), FuseHold(name: "mnt_02", device: 10, memory: 11)]
+        state.listener = FuseHeldListener(descriptor: 12, isGiven: true)
+        state.inbox = 13
+        state.remains = [99, 100]
+        state.signals = 14
+        #expect(try FuseHolderState(state.bytes) == state)
+        // The program before the first that wrote a format.
+        let text = String(decoding: state.bytes, as: UTF8.self)
+        let former = text.split(separator: "\n").dropFirst().joined(separator: "\n")
+        #expect(try FuseHolderState(Array(former.utf8)) == state)
+    }
+
+    @Test func whatAHolderDoesNotUnderstandIsRefused() throws {
+        let state = FuseHolderState(daemon: .init(process: 12, socket: 7))
+        let text = String(decoding: state.bytes, as: UTF8.self)
+        let newer = text.replacing("format \(FuseHolderState.newestFormat)", with: "format 99")
+        #expect(throws: FuseHolderState.Failure.format(99)) { try FuseHolderState(Array(newer.utf8)) }
+        for wrong in ["", "format", "format x 0", text + "\nwhat 1 2", text + "\nhold 1 2", "format 1 0\nhold 1 2 a", "daemon 1 x -"] {
+            #expect(throws: FuseHolderState.Failure.malformed, "\(wrong)") { try FuseHolderState(Array(wrong.utf8)) }
+        }
     }
 }
