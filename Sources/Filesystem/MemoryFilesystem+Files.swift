@@ -3,6 +3,7 @@ import Glibc
 import Logging
 import Storage
 import struct Synchronization.Atomic
+import Threads
 
 extension MemoryFilesystem {
     // MARK: Opening, where it is answered (`coherence: strict`)
@@ -18,6 +19,14 @@ extension MemoryFilesystem {
     func flush(_ node: NodeID, owner: UInt64, _ context: FuseContext, _ reply: FuseReply) {
         writers.flush(node)
         locks.releasePOSIX(on: number(node), owner: LockOwner(mount: origin.number, owner: owner))
+        // The thread that takes over must not wait: it answers all others too, and one of those may be what the kernel waits for.
+        guard context.worker != nil else {
+            _ = Thread("remfs-flush") { [store] in
+                store.drainInvalidations()
+                reply.success()
+            }
+            return
+        }
         FuseWorkers.willBlock()
         // A kernel that does not answer within a second is the watchdog's to judge.
         store.drainInvalidations()

@@ -88,11 +88,14 @@ extension ServeTests {
                 }
             }
             try clients.finish()
-            let pauses = times.map { clients.pause(from: $0.begin, to: $0.end) }.sorted()
             let operations = clients.operations.values.reduce(0, +)
+            func summary(ofCalls: Bool) -> String {
+                let pauses = times.map { clients.pause(from: $0.begin, to: $0.end, ofCalls: ofCalls) }.sorted()
+                return "median \(pauses[pauses.count / 2].rounded()) ms, longest \(pauses.last!.rounded()) ms"
+            }
             print(
-                "\(name): \(times.count) kills, \(operations) operations, pauses: median \(pauses[pauses.count / 2].rounded()) ms, "
-                    + "longest \(pauses.last!.rounded()) ms")
+                "\(name): \(times.count) kills, \(operations) operations; pause of a call: \(summary(ofCalls: true)); "
+                    + "of a whole operation: \(summary(ofCalls: false))")
             for (kind, count) in clients.operations { #expect(count > Self.kills / 4, "\(kind) has hardly worked") }
         }
 

@@ -19,7 +19,7 @@ final class WorkingClients {
     private let scratch: String
     private var programs: [(kind: String, program: Program)] = []
     private(set) var operations: [String: Int] = [:]
-    private var slow: [(begun: Double, seconds: Double)] = []
+    private var slow: [(kind: String, begun: Double, seconds: Double)] = []
 
     /// Starts them; returns once each has done something.
     ///
@@ -42,6 +42,7 @@ final class WorkingClients {
                 try start(kind, copy, isLocker && !lockers.isEmpty ? lockers[copy % lockers.count] : root)
             }
         }
+        try start("pulse", 0, root)
         for (copy, other) in others.enumerated() { try start("storm", copy, other) }
         let deadline = ContinuousClock.now + .seconds(60)
         while programs.contains(where: { $0.program.output.isEmpty }) {
@@ -63,9 +64,11 @@ final class WorkingClients {
     /// The first that has ended, with what it said: an error.
     var complaint: String? { programs.first { !$0.program.isRunning }.map { "\($0.kind): \($0.program.errors)" } }
 
-    /// The longest wait of any client that overlaps a time, in ms.
-    func pause(from begin: Double, to end: Double) -> Double {
-        slow.filter { $0.begun <= end && $0.begun + $0.seconds >= begin }.map(\.seconds).max().map { $0 * 1_000 } ?? 0
+    /// The longest wait that overlaps a time, in ms: of one that makes a single call at a time (`ofCalls`), or of any, for all the calls of
+    /// which its work consists.
+    func pause(from begin: Double, to end: Double, ofCalls: Bool) -> Double {
+        let waits = slow.filter { $0.begun <= end && $0.begun + $0.seconds >= begin && ($0.kind == "pulse" || !ofCalls) }
+        return (waits.map(\.seconds).max() ?? 0) * 1_000
     }
 
     /// Ends them, and compares what is there with what they did.
@@ -75,7 +78,7 @@ final class WorkingClients {
             let lines = try program.success().split(separator: "\n")
             let report = try JSONDecoder().decode(Report.self, from: Data((lines.last ?? "").utf8))
             operations[kind, default: 0] += report.operations
-            slow += report.slow.map { ($0[0], $0[1]) }
+            slow += report.slow.map { (kind, $0[0], $0[1]) }
         }
         let names = try Files.names(in: root)
         func count(_ kind: String) -> Int { operations[kind] ?? 0 }
@@ -195,6 +198,12 @@ final class WorkingClients {
                 assert os.getcwd() == f"{root}/cwd" and len(os.listdir()) == min(n + 1, 20)
             elif kind == "flock": counted(lambda fd: fcntl.flock(fd, fcntl.LOCK_EX), lambda fd: fcntl.flock(fd, fcntl.LOCK_UN))
             elif kind == "fcntl": counted(lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX), lambda fd: fcntl.lockf(fd, fcntl.LOCK_UN))
+            elif kind == "pulse":
+                if n == 0: pulse = os.open(f"{root}/pulse", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                os.pwrite(pulse, b"x", 0)
+                done()
+                time.sleep(0.001)
+                begin()
             elif kind == "storm":
                 # What all other mounts have in their caches changes all the time.
                 save(f"{root}/shared", f"{n} " * 100)
@@ -204,7 +213,7 @@ final class WorkingClients {
                 assert fresh(f"{root}/static") == "content " * 4000
                 os.utime(f"{root}/static")
             else: raise ValueError(kind)
-            if kind not in ("flock", "fcntl", "storm") and os.path.exists(f"{root}/shared"): fresh(f"{root}/shared")
+            if kind not in ("flock", "fcntl", "storm", "pulse") and os.path.exists(f"{root}/shared"): fresh(f"{root}/shared")
             done()
             if n == 0: print("begun", flush=True)
             n += 1

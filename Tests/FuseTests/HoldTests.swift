@@ -83,4 +83,24 @@ import Testing
             #expect(throws: FuseHolderState.Failure.malformed, "\(wrong)") { try FuseHolderState(Array(wrong.utf8)) }
         }
     }
+
+    @Test func aLogKeepsWholeRecords() throws {
+        let memory = try #require(FuseHoldMemory())
+        defer { close(memory.descriptor) }
+        func record(_ number: UInt8, _ kind: FuseHoldLog.Kind) -> [UInt8] { [UInt8](repeating: number, count: kind.recordSize) }
+        for kind in [FuseHoldLog.Kind.locks, .invalidations] {
+            var log = FuseHoldLog(memory, kind)
+            #expect(log.count == 0 && log.read() == [])
+            for number in UInt8(1)...3 { #expect(log.append(record(number, kind)) == 0) }
+            // As a successor finds it.
+            #expect(FuseHoldLog(memory, kind).read() == [record(1, kind), record(2, kind), record(3, kind)])
+            #expect(log.replace([record(9, kind)]) == 0 && log.append(record(8, kind)) == 0)
+            #expect(FuseHoldLog(memory, kind).read() == [record(9, kind), record(8, kind)])
+        }
+        // Neither has written over the other, nor over the content.
+        #expect(memory.write([7]) == 0 && memory.read() == [7])
+        var locks = FuseHoldLog(memory, .locks)
+        #expect(locks.count == 2 && locks.removeAll() == 0)
+        #expect(FuseHoldLog(memory, .locks).count == 0 && FuseHoldLog(memory, .invalidations).count == 2)
+    }
 }
