@@ -227,7 +227,8 @@ extension ServeTests {
                 try takeOvers(Self.kills)
                 let after = try usage()
                 print("\(Self.kills) take-overs: holder \(before.holder) -> \(after.holder); daemon \(before.daemon) -> \(after.daemon)")
-                #expect(after.holder.descriptors == before.holder.descriptors && after.holder.threads == before.holder.threads)
+                // Threads of the runtime that are idle may end.
+                #expect(after.holder.descriptors == before.holder.descriptors && after.holder.threads <= before.holder.threads)
                 #expect(after.holder.kilobytes <= before.holder.kilobytes + 512)
                 #expect(after.daemon.descriptors <= before.daemon.descriptors && after.daemon.threads <= before.daemon.threads)
                 #expect(after.daemon.kilobytes <= before.daemon.kilobytes + 4_096)
