@@ -26,11 +26,13 @@ final class Save {
     var isClosed = false
     /// Its content is part of the next save's version: no version of its own.
     var isSuperseded = false
-    var extents: [Extent] = []
+    private(set) var extents: [Extent] = []
     /// Hashes of those of them that become chunks as they are, known before it is sealed.
     var digests: [Int64: Digest] = [:]
     /// All of them are known.
     var isPrepared = false
+    /// The smallest that the file was cut to meanwhile.
+    private(set) var smallestSize = Int64.max
     /// How many bytes of its extents are in memory.
     var residentBytes = 0
     /// Size and time of the file when this save ended.
@@ -58,6 +60,29 @@ final class Save {
         return group << 20 | count
     }
 
+    func add(_ extent: Extent) {
+        extents.append(extent)
+        if extent.kind == .truncation { smallestSize = min(smallestSize, extent.offset) }
+    }
+
+    /// What its seal reads, hashes and stores, at most: all of a small file, of a large one the chunks that it touches.
+    var bytesToSeal: Int64 {
+        // Many writes are made ready for the seal anyway (`extentsPerSeal`).
+        guard size > StoreState.bytesPerSeal, extents.count <= StoreState.extentsPerSeal else { return size }
+        let block = Content.chunkSize
+        // The last chunk before it may have been shorter.
+        var bytes = block
+        for extent in extents {
+            switch extent.kind {
+            case .bytes: bytes += ((extent.offset + extent.length - 1) / block - extent.offset / block + 1) * block
+            // What lies wholly in it is not read.
+            case .hole: bytes += 2 * block
+            case .truncation: bytes += block
+            }
+        }
+        return min(bytes, size)
+    }
+
     /// Whether all that happened so far was a truncation: `slow_cmd > notes.md` before its first output.
     var isTruncationOnly: Bool { extents.allSatisfy { $0.kind == .truncation } }
 }
@@ -80,13 +105,12 @@ final class Drafts {
         }
     }
 
-    /// After the first saves were sealed: the map again, from those that are left.
-    func rebuild(sealedSize: Int64) {
-        map = ExtentMap()
-        sealedLimit = sealedSize
-        for save in saves {
-            for extent in save.extents { apply(extent) }
-        }
+    /// After the first saves were sealed: takes them out of the map. Costs as much as they hold, not as those that are left.
+    func removeSealed(_ count: Int, sealedSize: Int64) {
+        // What the map shows of them shows in the sealed bytes as well; where it shows something younger, it goes on to.
+        for save in saves.prefix(count) { for extent in save.extents { map.remove(extent) } }
+        saves.removeFirst(count)
+        sealedLimit = saves.reduce(sealedSize) { min($0, $1.smallestSize) }
     }
 }
 
@@ -164,6 +188,44 @@ struct ExtentMap {
         guard extent.length > 0 else { return }
         let new = Segment(offset: extent.offset, length: extent.length, extent: extent)
         insert(new, at: clear(from: new.offset, to: new.end))
+    }
+
+    /// Takes out what still shows of an extent.
+    mutating func remove(_ extent: Extent) {
+        guard extent.kind != .truncation, extent.length > 0 else { return }
+        let end = extent.offset + extent.length
+        var place = place(extent.offset)
+        while place.block < blocks.count {
+            guard place.index < blocks[place.block].count else {
+                place = Place(block: place.block + 1, index: 0)
+                continue
+            }
+            let segment = blocks[place.block][place.index]
+            guard segment.offset < end else { return }
+            guard segment.extent.id == extent.id else {
+                place.index += 1
+                continue
+            }
+            note(segment.extent, segment.length, isGone: true)
+            blocks[place.block].remove(at: place.index)
+            if blocks[place.block].isEmpty { blocks.remove(at: place.block) }
+        }
+    }
+
+    /// The parts of a file, of `size` bytes each, that segments touch, in order.
+    func places(ofSize size: Int64) -> [Int] {
+        var places: [Int] = []
+        for block in blocks {
+            for segment in block {
+                let last = Int((segment.end - 1) / size)
+                var place = max(Int(segment.offset / size), (places.last ?? -1) + 1)
+                while place <= last {
+                    places.append(place)
+                    place += 1
+                }
+            }
+        }
+        return places
     }
 
     mutating func truncate(to size: Int64) { _ = clear(from: size, to: .max) }

@@ -39,6 +39,19 @@ enum ChunkSource {
 }
 
 extension Drafts {
+    /// The chunks of a file that these may change, in order: where `source` may answer anything but `before`.
+    func touchedPlaces(size: Int64, sealedSize: Int64) -> [Int] {
+        let block = Content.chunkSize
+        let count = Int((size + block - 1) / block)
+        // What was cut off, or stood in a chunk of its own size, changes without a draft over it.
+        guard sealedLimit == sealedSize, sealedSize > block else { return Array(0..<count) }
+        var places = map.places(ofSize: block).filter { $0 < count }
+        let sealedLast = Int((sealedSize - 1) / block)
+        let index = places.firstIndex { $0 >= sealedLast } ?? places.count
+        if sealedLast < count, index == places.count || places[index] != sealedLast { places.insert(sealedLast, at: index) }
+        return places
+    }
+
     /// - Parameters:
     ///   - size: of the file when the save ended.
     ///   - sealedSize: before the save.
@@ -113,7 +126,7 @@ extension StoreState {
     /// The closed save of a file that is sealed next, if that holds the lock for long.
     func largeSave(of inode: Inode) -> Save? {
         guard inode.links > 0, let save = inode.drafts?.saves.first, save.isClosed, !save.isPrepared else { return nil }
-        return save.size > Self.bytesPerSeal || save.extents.count > Self.extentsPerSeal ? save : nil
+        return save.bytesToSeal > Self.bytesPerSeal || save.extents.count > Self.extentsPerSeal ? save : nil
     }
 
     /// What is to be made ready: of one file, or of the first that waits.
@@ -171,7 +184,7 @@ extension StoreState {
         for (number, piece) in zip(numbers, added) {
             let kind: Extent.Kind = piece.bytes == nil ? .hole : .bytes
             // Readers go on with the drafts that it is made of: later saves may lie over them.
-            save.extents.append(Extent(id: number, kind: kind, offset: piece.offset, length: piece.length, bytes: nil))
+            save.add(Extent(id: number, kind: kind, offset: piece.offset, length: piece.length, bytes: nil))
             save.digests[number] = piece.digest
         }
         return true

@@ -207,7 +207,7 @@ extension StoreState {
             let extent = unsafe Extent(
                 id: numbers[place], kind: piece.0, offset: piece.1, length: piece.2,
                 bytes: keepsBytes ? piece.3.map { unsafe Array($0) } : nil)
-            save.extents.append(extent)
+            save.add(extent)
             inode.drafts!.apply(extent)
         }
         save.lastChange = Self.monotonic()

@@ -188,7 +188,7 @@ extension StoreState {
             let kind: Extent.Kind = row.integer(2) == 0 ? .bytes : row.integer(2) == 1 ? .hole : .truncation
             let extent = Extent(id: number, kind: kind, offset: row.integer(3), length: row.integer(4), bytes: nil)
             save.count = (number & ((1 << 20) - 1)) + 1
-            save.extents.append(extent)
+            save.add(extent)
             drafts.apply(extent)
             let size = kind == .truncation ? extent.offset : max(inode.size, extent.offset + extent.length)
             if inode.links > 0 { usedBytes += size - inode.size }

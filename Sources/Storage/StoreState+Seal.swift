@@ -92,7 +92,7 @@ extension StoreState {
             batch.append(inode)
             let waiting = closedSaves(of: inode)
             saves += max(waiting.count, 1)
-            bytes += waiting.reduce(0) { $0 + $1.size }
+            bytes += waiting.reduce(0) { $0 + $1.bytesToSeal }
         }
         do {
             try seal(batch)
@@ -108,8 +108,9 @@ extension StoreState {
         guard let drafts = inode.drafts else { return [] }
         var bytes: Int64 = 0
         let saves = drafts.saves.prefix(Self.savesPerSeal).prefix { save in
-            guard save.isClosed, bytes == 0 || bytes + save.size <= Self.bytesPerSeal else { return false }
-            bytes += save.size
+            let more = save.bytesToSeal
+            guard save.isClosed, bytes == 0 || bytes + more <= Self.bytesPerSeal else { return false }
+            bytes += more
             return true
         }
         return saves
@@ -117,7 +118,7 @@ extension StoreState {
 
     func seal(_ batch: [Inode]) throws(RemfsError) {
         // A seal that fails gives the numbers back that it took within its saves: a full disk may have it tried for hours.
-        let counts = batch.flatMap { inode in (inode.drafts?.saves ?? []).map { (save: $0, count: $0.count) } }
+        let counts = batch.flatMap { inode in closedSaves(of: inode).map { (save: $0, count: $0.count) } }
         do throws(RemfsError) {
             try sealNow(batch)
         } catch {
@@ -293,37 +294,33 @@ extension StoreState {
     private func planLarge(
         _ save: Save, list: [Int64], size: Int64, _ fresh: inout FreshChunks
     ) throws(SQLiteError) -> SealPlan.Step {
-        if save.size > Self.bytesPerSeal || save.extents.count > Self.extentsPerSeal { willBlock() }
+        let keeps = save.bytesToSeal <= Self.bytesPerSeal
+        if !keeps || save.extents.count > Self.extentsPerSeal { willBlock() }
         let drafts = Drafts(sealedSize: size)
         for extent in save.extents { drafts.apply(extent) }
-        let keeps = save.size <= Self.bytesPerSeal
         let block = Content.chunkSize
         let count = Int((save.size + block - 1) / block)
-        var result: [Int64] = []
-        result.reserveCapacity(count)
+        var result = Array(list.prefix(count))
+        result.append(contentsOf: repeatElement(0, count: count - result.count))
         var chunks: [(place: Int, chunk: NewChunk)] = []
-        for place in 0..<count {
+        for place in drafts.touchedPlaces(size: save.size, sealedSize: size) {
             let start = Int64(place) * block
             let end = min(start + block, save.size)
             let old = place < list.count ? list[place] : 0
             let segments: [ExtentMap.Segment]
             switch drafts.source(of: place, size: save.size, sealedSize: size, hadChunk: old != 0) {
             case .before:
-                result.append(old)
                 continue
             case .hole:
-                result.append(0)
+                result[place] = 0
                 continue
             case .draft(let extent):
                 // Its hash is known where the save was made ready for this.
                 let bytes = keeps || save.digests[extent.id] == nil ? try self.bytes(of: extent) : nil
                 let new = NewContent(digest: save.digests[extent.id] ?? Digest(of: bytes!), size: Int(extent.length), bytes: bytes)
-                if old != 0, try holds(old, new, fresh) {
-                    result.append(old)
-                    continue
-                }
+                if old != 0, try holds(old, new, fresh) { continue }
                 chunks.append((place, try newChunk(extent.id, new, isStored: true, keeps: keeps, replacing: list, at: place, &fresh)))
-                result.append(extent.id)
+                result[place] = extent.id
                 continue
             case .parts(let parts): segments = parts
             }
@@ -334,18 +331,17 @@ extension StoreState {
                 bytes.overwrite(at: 0, with: sealed[0..<shown])
             }
             try lay(segments, over: &bytes, from: start)
+            // The last chunk of a file that grew without a byte there stayed as short as it was: what it lacks is zeros.
+            if old != 0, save.size > block, try content(of: old, fresh).isExtendedByZeros(to: bytes) { continue }
             if bytes.allSatisfy({ $0 == 0 }) {
-                result.append(0)
+                result[place] = 0
                 continue
             }
             let new = NewContent(digest: Digest(of: bytes), size: bytes.count, bytes: bytes)
-            if old != 0, try holds(old, new, fresh) {
-                result.append(old)
-                continue
-            }
+            if old != 0, try holds(old, new, fresh) { continue }
             let number = save.nextID()
             chunks.append((place, try newChunk(number, new, isStored: false, keeps: keeps, replacing: list, at: place, &fresh)))
-            result.append(number)
+            result[place] = number
         }
         // Whatever the API could have written is hashed when it is sealed; what is larger when someone asks.
         var digest: Digest?
@@ -385,5 +381,12 @@ extension StoreState {
                 if program.count * 4 < bytes.count * 3 { plan.steps[step].chunks[index].chunk.delta = (base, program) }
             }
         }
+    }
+}
+
+extension [UInt8] {
+    /// Whether `other` is this and zeros behind it, one at least.
+    fileprivate func isExtendedByZeros(to other: [UInt8]) -> Bool {
+        count < other.count && other[count...].allSatisfy { $0 == 0 } && other[..<count] == self[...]
     }
 }

@@ -200,11 +200,10 @@ extension StoreState {
             inode.staleBase = nil
         }
         if let drafts = inode.drafts {
-            drafts.saves.removeFirst(outcome.plan.steps.count)
-            if drafts.saves.isEmpty {
+            if drafts.saves.count == outcome.plan.steps.count {
                 inode.drafts = nil
             } else {
-                drafts.rebuild(sealedSize: outcome.size)
+                drafts.removeSealed(outcome.plan.steps.count, sealedSize: outcome.size)
                 if drafts.saves[0].isClosed { enqueueSeal(inode) }
             }
         }

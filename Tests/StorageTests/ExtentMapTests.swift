@@ -14,6 +14,8 @@ import Testing
             for place in Int(extent.offset)..<end { owners[place] = extent.id }
         }
 
+        mutating func remove(upTo id: Int64) { for place in owners.indices where owners[place] <= id { owners[place] = 0 } }
+
         mutating func truncate(to size: Int) { owners.removeLast(max(0, owners.count - size)) }
     }
 
@@ -44,12 +46,21 @@ import Testing
         for round in 0..<SeededRandom.rounds(3) {
             var map = ExtentMap()
             var model = Model()
+            var extents: [Extent] = []
+            var removed = 0
             for id in 1...Int64(12_000) {
                 let isLong = random.chance(1) && random.chance(20)
                 let length = 1 + random.below(isLong ? size / 3 : longest)
                 let extent = Self.extent(id, random.below(size - length), length)
                 map.put(extent)
                 model.put(extent)
+                extents.append(extent)
+                if random.below(700) == 0 {
+                    let next = min(extents.count, removed + random.below(1_500))
+                    for extent in extents[removed..<next] { map.remove(extent) }
+                    removed = next
+                    model.remove(upTo: Int64(next))
+                }
                 if random.below(3_000) == 0 {
                     let limit = random.below(size)
                     map.truncate(to: Int64(limit))
