@@ -93,6 +93,7 @@ let package = Package(
             swiftSettings: tests),
         .testTarget(name: "MountTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads"], swiftSettings: tests),
         .testTarget(name: "DaemonTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads", "remfs"], swiftSettings: tests),
+        .testTarget(name: "FaultTests", dependencies: ["TestSupport", "Threads", "remfs"], swiftSettings: tests),
         .testTarget(name: "StyleTests", swiftSettings: tests),
         .executableTarget(name: "benchmarks", dependencies: [arguments], path: "Tests/Benchmarks", swiftSettings: tests),
     ],

@@ -226,14 +226,19 @@ package final class FuseWorkers: Sendable {
         var stalled = [UInt64](repeating: 0, count: progress.count)
         var hanging = stalled
         var notifying: [UInt64: UInt64] = [:]
+        var looked = Monotonic.now()
+        // When this process went on after it had been stopped (SIGSTOP, a frozen container): what waited meanwhile waited for us.
+        var resumed: UInt64 = 0
         while true {
             let isOver = chores.wait(on: choresChanged, atMost: pause, until: { $0.isStopping }) { _, isStopping in isStopping }
             if isOver { return }
             let now = Monotonic.now()
+            if Self.age(looked, now) > pause + Self.stopLimit { resumed = now }
+            looked = now
             let connections = connections.withLock { $0.unfinished }
             for (index, progress) in progress.enumerated() {
                 guard let request = progress.current() else { continue }
-                let age = Self.age(request.began, now)
+                let age = Self.age(max(request.began, resumed), now)
                 let operation = FuseOperation(opcode: request.opcode)
                 let connection = connections[request.connection]
                 if age >= stallLimit, progress.holdsBaton, stalled[index] != request.began {
@@ -249,7 +254,7 @@ package final class FuseWorkers: Sendable {
             notifying = notifying.filter { connections[$0.key] != nil }
             for (number, connection) in connections {
                 guard let began = connection.notifications.withLock({ $0.begun.min() }) else { continue }
-                let age = Self.age(began, now)
+                let age = Self.age(max(began, resumed), now)
                 guard age >= hangLimit, notifying[number] != began else { continue }
                 notifying[number] = began
                 let code = connection.abort()
@@ -257,6 +262,9 @@ package final class FuseWorkers: Sendable {
             }
         }
     }
+
+    /// How much later than asked for a thread wakes on a busy machine; later than that, the whole process was stopped.
+    private static let stopLimit = Duration.seconds(1)
 
     private static func age(_ began: UInt64, _ now: UInt64) -> Duration {
         // Another core's clock may be ahead by a little.

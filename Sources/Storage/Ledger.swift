@@ -201,7 +201,8 @@ extension MemoryStore {
 
     /// Ends the time after a take-over in which requests may come a second time.
     package func forgetAnswers() throws(RemfsError) {
-        try look { (state) throws(RemfsError) in try state.clearLedger() }
+        // On a full disk its rows stay: their requests come no more, and numbers are never used again.
+        try look { (state) throws(RemfsError) in try state.unlessFull { () throws(RemfsError) in try state.clearLedger() } }
         // Unlinked files that nobody has open may go now.
         environment.schedule(id, false)
     }

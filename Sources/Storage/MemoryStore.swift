@@ -41,6 +41,7 @@ package final class MemoryStore: Sendable {
         try RemfsError.mapping(label) { () throws(SQLiteError) in try writer.execute(pragmas) }
         let state = try StoreState(id: id, label: label, policy: policy, isArchived: isArchived, writer: writer)
         state.willBlock = environment.willBlock
+        state.clockOffset = environment.hooks.clockOffset
         if isNew { try Self.makeRoot(state) }
         try state.load(keepingOrphans: environment.keepsOrphans())
         checkpointer = Mutex(
@@ -55,6 +56,7 @@ package final class MemoryStore: Sendable {
             throw RemfsError.ofSystem("cannot open the journal of \(label)")
         }
         self.journal = journal
+        writer.fault = environment.hooks.beforeStatement
         newest = Mutex(state.lastVersion)
         self.state = Mutex(state)
         readers = ReaderPool(path: path, label: label)
@@ -386,6 +388,7 @@ struct StoreEnvironment: Sendable {
     /// Whether unlinked files are to be kept though no mount is known to have them open.
     var keepsOrphans: @Sendable () -> Bool
     var logger: Logger
+    var hooks = FaultHooks()
     /// fdatasync(2), or what a test has in its place.
     var syncFile: @Sendable (Int32) -> Int32 = { fdatasync($0) }
 }

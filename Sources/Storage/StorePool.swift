@@ -17,6 +17,7 @@ package final class StorePool: Sendable {
     private let syncer: Syncer
     private let workers: WorkerPool
     private let willBlock: @Sendable () -> Void
+    private let hooks: FaultHooks
     /// Mounts of a predecessor are being taken over: what they have open is not known yet.
     private let isTakingOver = Atomic<Bool>(false)
     /// Stores whose file or row comes first: they are being made or deleted.
@@ -44,10 +45,13 @@ package final class StorePool: Sendable {
     ///
     /// - Parameter willBlock: called by a thread that is about to wait for a lock or the disk (`FuseWorkers.willBlock`).
     /// - Throws: `readOnly`, `notPermitted`, `noSpace`, `busy` (another daemon has it), `unsupported` (a newer catalog).
-    package init(stateDirectory: String, logger: Logger, willBlock: @escaping @Sendable () -> Void = {}) throws(RemfsError) {
+    package init(
+        stateDirectory: String, logger: Logger, hooks: FaultHooks = FaultHooks(), willBlock: @escaping @Sendable () -> Void = {}
+    ) throws(RemfsError) {
         directory = stateDirectory
         self.logger = logger
         self.willBlock = willBlock
+        self.hooks = hooks
         for path in [stateDirectory, stateDirectory + "/stores", stateDirectory + "/orphans"] { try Self.makeDirectory(path) }
         let lockFile = try Self.lock(stateDirectory)
         do throws(RemfsError) {
@@ -332,7 +336,7 @@ package final class StorePool: Sendable {
         StoreEnvironment(
             willBlock: willBlock, schedule: { [upkeep] in upkeep.schedule($0, needsCheckpoint: $1) },
             synchronize: { [syncer] store, done in syncer.synchronize(store, done) },
-            keepsOrphans: { [weak self] in self?.isTakingOver.load(ordering: .acquiring) ?? false }, logger: logger)
+            keepsOrphans: { [weak self] in self?.isTakingOver.load(ordering: .acquiring) ?? false }, logger: logger, hooks: hooks)
     }
 
     /// From now on stores are opened for mounts that a predecessor has served, and nothing that their callers may have open is deleted,

@@ -29,7 +29,7 @@ extension StoreState {
     }
 
     /// On a full disk a store can still be read, so what is only to be tidied up at opening stays as it is.
-    private func unlessFull(_ body: () throws(RemfsError) -> Void) throws(RemfsError) {
+    func unlessFull(_ body: () throws(RemfsError) -> Void) throws(RemfsError) {
         do throws(RemfsError) { try body() } catch {
             guard error.isOfFullDisk else { throw error }
         }

@@ -68,6 +68,8 @@ final class StoreState {
     /// The newest version's number, for those who follow the log.
     var lastVersion: Int64
     private var clock: Int64 = 0
+    /// How far the wall clock is off, in ns; for fault tests only.
+    var clockOffset: (@Sendable () -> Int64)?
 
     var origins: [Int: Origin] = [:]
     /// By mount and `seenKey`: the newest version that the mount was given a byte of or wrote, or its save while that is not sealed.
@@ -132,7 +134,7 @@ final class StoreState {
     func now() -> Int64 {
         var time = timespec()
         unsafe clock_gettime(CLOCK_REALTIME, &time)
-        clock = max(clock, Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
+        clock = max(clock, Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec) + (clockOffset?() ?? 0))
         return clock
     }
 

@@ -82,7 +82,8 @@ struct Serve: AsyncParsableCommand {
         if inherited == nil { try socket.prepare() }
         try Directory.make(settings.runtimeDirectory, mode: 0o750)
 
-        let stores = try StorePool(stateDirectory: settings.stateDirectory, logger: logger, willBlock: MountTable.willBlock)
+        let stores = try StorePool(
+            stateDirectory: settings.stateDirectory, logger: logger, hooks: FaultHooks(environment), willBlock: MountTable.willBlock)
         // `off` is for kernels whose resending is broken, and for tests.
         let mounts = try MountTable(
             stores: stores, holder: holder, usesResend: environment["REMFS_RESEND"] != "off", logger: logger)

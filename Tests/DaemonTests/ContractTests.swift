@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import TestSupport
 import Testing
 
 /// What is on the wire, as the hosted API's clients expect it. (That they work on it is checked with the SDK itself.)

@@ -175,6 +175,22 @@ import Testing
         }
     }
 
+    /// To end a take-over takes no room: otherwise a full disk would end all mounts with it.
+    @Test func aTakeOverEndsOnAFullDisk() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            let request = Self.request(mount, 100)
+            try mount.with(request) { try mount.mkdir("/a") }
+            try mount.with(Self.request(mount, 102)) { try mount.rmdir("/a") }
+            try test.crash(isTakingOver: true)
+            #expect(try test.store.answer(to: Self.request(mount, 102)) != nil)
+            test.state { $0.writer.fault = { Fault.full.rawValue } }
+            try test.store.forgetAnswers()
+            test.state { $0.writer.fault = nil }
+            #expect(try test.store.answer(to: Self.request(mount, 102)) == nil)
+        }
+    }
+
     /// A daemon that begins anew has other mounts, and their kernels count from the beginning.
     @Test func withoutATakeOverNothingIsLeft() throws {
         try TestStore.with { test in

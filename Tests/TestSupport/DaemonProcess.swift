@@ -1,39 +1,38 @@
 import Foundation
 import Glibc
-import TestSupport
 import Testing
 
 /// The built binary, run as people run it.
-struct Binary {
+package struct Binary {
     /// Beside the test bundle.
-    static let path: String = {
+    package static let path: String = {
         let bundle = try! FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
         return URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent("remfs").path
     }()
 
-    struct Result {
-        let status: Int32
-        let output: String
-        let errors: String
+    package struct Result {
+        package let status: Int32
+        package let output: String
+        package let errors: String
         /// The output as one JSON document.
-        func json() throws -> [String: Any] {
+        package func json() throws -> [String: Any] {
             try #require(try JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any], "\(output)")
         }
     }
 
     /// A process that has been started, with both its outputs in files, so that none can fill up.
     /// - Parameter program: another copy of it.
-    static func start(
+    package static func start(
         _ arguments: [String], environment: [String: String], input: String = "", program: String = Binary.path
     ) throws -> Running {
         try Running([program] + arguments, environment: environment, input: input)
     }
 
-    static func run(_ arguments: [String], environment: [String: String], input: String = "") throws -> Result {
+    package static func run(_ arguments: [String], environment: [String: String], input: String = "") throws -> Result {
         try start(arguments, environment: environment, input: input).wait()
     }
 
-    final class Running {
+    package final class Running {
         private let program: Program
         private var hasEnded = false
         private let directory: String
@@ -46,15 +45,15 @@ struct Binary {
                 arguments, in: "/", scratch: directory, input: "\(directory)/in", environment: environment)
         }
 
-        var pid: pid_t { program.pid }
-        var isRunning: Bool { program.isRunning }
-        var output: String { program.output }
-        var errors: String { program.errors }
+        package var pid: pid_t { program.pid }
+        package var isRunning: Bool { program.isRunning }
+        package var output: String { program.output }
+        package var errors: String { program.errors }
 
-        func signal(_ signal: Int32) { program.signal(signal) }
+        package func signal(_ signal: Int32) { program.signal(signal) }
 
         /// Waits for the end. A process that hangs is killed after three minutes, and fails its test.
-        func wait() throws -> Result {
+        package func wait() throws -> Result {
             hasEnded = true
             let outcome = try program.wait(atMost: .seconds(180))
             return Result(status: outcome.status, output: outcome.output, errors: outcome.errors)
@@ -71,14 +70,14 @@ struct Binary {
 }
 
 /// A daemon with directories of its own. What a test leaves mounted or running is cleared afterwards.
-final class DaemonProcess {
-    let directory: String
-    let environment: [String: String]
+package final class DaemonProcess {
+    package let directory: String
+    package let environment: [String: String]
     private let listener: NotificationListener
-    private(set) var running: Binary.Running?
+    package private(set) var running: Binary.Running?
 
-    var socket: String { "\(directory)/run/control.sock" }
-    var state: String { "\(directory)/state" }
+    package var socket: String { "\(directory)/run/control.sock" }
+    package var state: String { "\(directory)/state" }
 
     private init() throws {
         directory = "/tmp/remfs-daemon-\(UInt32.random(in: 0 ... .max))"
@@ -88,7 +87,7 @@ final class DaemonProcess {
     }
 
     /// Nothing of the machine's own configuration gets in, but what a sanitizer was told: the binary was built with the same one.
-    static func environment(_ directory: String) -> [String: String] {
+    package static func environment(_ directory: String) -> [String: String] {
         [
             "PATH": ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin", "HOME": directory,
             "TMPDIR": access(directory, W_OK) == 0 ? directory : "/tmp", "LC_ALL": "C",
@@ -97,10 +96,10 @@ final class DaemonProcess {
     }
 
     /// What a sanitizer was told.
-    static let sanitizers = ProcessInfo.processInfo.environment.filter { ["ASAN_OPTIONS", "TSAN_OPTIONS"].contains($0.key) }
+    package static let sanitizers = ProcessInfo.processInfo.environment.filter { ["ASAN_OPTIONS", "TSAN_OPTIONS"].contains($0.key) }
 
     /// Runs `body` with a daemon that is ready.
-    static func with(_ body: (DaemonProcess) throws -> Void) throws {
+    package static func with(_ body: (DaemonProcess) throws -> Void) throws {
         try prepared { daemon in
             try daemon.start()
             try body(daemon)
@@ -108,14 +107,14 @@ final class DaemonProcess {
     }
 
     /// Runs `body` with the directories of a daemon that has not been started.
-    static func prepared(_ body: (DaemonProcess) throws -> Void) throws {
+    package static func prepared(_ body: (DaemonProcess) throws -> Void) throws {
         let daemon = try DaemonProcess()
         defer { daemon.clear() }
         try body(daemon)
     }
 
     /// - Parameter program: another copy of the binary.
-    func start(
+    package func start(
         _ arguments: [String] = [], environment extra: [String: String] = [:], program: String = Binary.path
     ) throws {
         running = try Binary.start(["serve"] + arguments, environment: environment.merging(extra) { $1 }, program: program)
@@ -126,22 +125,22 @@ final class DaemonProcess {
     }
 
     /// The process that serves: a child of the one that was started, which keeps the mounts.
-    func servingProcess() throws -> pid_t {
+    package func servingProcess() throws -> pid_t {
         pid_t(try #require(try remfs("status", "--json").json()["pid"] as? Int))
     }
 
     /// The processes that another has started and that are there.
-    static func children(of process: pid_t) throws -> [pid_t] {
+    package static func children(of process: pid_t) throws -> [pid_t] {
         try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process)/task").flatMap { task in
             (Files.text("/proc/\(process)/task/\(task)/children") ?? "").split(separator: " ").compactMap { pid_t($0) }
         }
     }
 
     /// What the daemon next tells systemd.
-    func notification() -> String? { listener.next() }
+    package func notification() -> String? { listener.next() }
 
     /// Ends the daemon and gives what it left.
-    func stop(_ signal: Int32 = SIGTERM) throws -> Binary.Result {
+    package func stop(_ signal: Int32 = SIGTERM) throws -> Binary.Result {
         let running = try #require(running)
         running.signal(signal)
         let result = try running.wait()
@@ -150,13 +149,13 @@ final class DaemonProcess {
     }
 
     /// A command of the same binary against this daemon.
-    func remfs(_ arguments: String..., input: String = "", environment extra: [String: String] = [:]) throws -> Binary.Result {
+    package func remfs(_ arguments: String..., input: String = "", environment extra: [String: String] = [:]) throws -> Binary.Result {
         try Binary.run(arguments, environment: environment.merging(extra) { $1 }, input: input)
     }
 
     /// A command that has to succeed; what it says.
     @discardableResult
-    func output(_ arguments: String..., input: String = "") throws -> String {
+    package func output(_ arguments: String..., input: String = "") throws -> String {
         let result = try Binary.run(arguments, environment: environment, input: input)
         try #require(result.status == 0, "remfs \(arguments.joined(separator: " ")): \(result.status) \(result.errors)")
         return result.output
@@ -170,7 +169,7 @@ final class DaemonProcess {
         try! FileManager.default.removeItem(atPath: directory)
     }
 
-    static func mounts(below directory: String) -> [String] {
+    package static func mounts(below directory: String) -> [String] {
         let text = try! String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8)
         return text.split(separator: "\n").map { String($0.split(separator: " ")[4]) }.filter { $0.hasPrefix(directory + "/") }
     }
@@ -199,20 +198,20 @@ private final class NotificationListener {
     }
 }
 
-enum UnixSocket {
-    struct Failure: Error { let code: Int32 }
+package enum UnixSocket {
+    package struct Failure: Error { package let code: Int32 }
 
-    static func make(_ type: Int32 = Int32(SOCK_STREAM.rawValue)) throws -> Int32 {
+    package static func make(_ type: Int32 = Int32(SOCK_STREAM.rawValue)) throws -> Int32 {
         let descriptor = socket(AF_UNIX, type | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw Failure(code: errno) }
         return descriptor
     }
 
-    static func bind(_ descriptor: Int32, to path: String) throws {
+    package static func bind(_ descriptor: Int32, to path: String) throws {
         guard withAddress(path, { Glibc.bind(descriptor, $0, $1) }) == 0 else { throw Failure(code: errno) }
     }
 
-    static func connect(_ path: String) throws -> Int32 {
+    package static func connect(_ path: String) throws -> Int32 {
         let descriptor = try make()
         guard withAddress(path, { Glibc.connect(descriptor, $0, $1) }) == 0 else {
             let code = errno
@@ -222,7 +221,7 @@ enum UnixSocket {
         return descriptor
     }
 
-    static func write(_ descriptor: Int32, _ text: String) throws {
+    package static func write(_ descriptor: Int32, _ text: String) throws {
         var rest = Array(text.utf8)[...]
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes { send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
@@ -232,7 +231,7 @@ enum UnixSocket {
     }
 
     /// All that comes until the other side closes.
-    static func readToEnd(_ descriptor: Int32) throws -> [UInt8] {
+    package static func readToEnd(_ descriptor: Int32) throws -> [UInt8] {
         var bytes: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 65_536)
         while true {
@@ -255,20 +254,20 @@ enum UnixSocket {
 }
 
 /// HTTP without a library, so that what is checked is what is on the wire.
-struct RawResponse {
-    let status: Int
-    let headers: [String: String]
-    let body: [UInt8]
+package struct RawResponse {
+    package let status: Int
+    package let headers: [String: String]
+    package let body: [UInt8]
 
-    func json() throws -> [String: Any] {
+    package func json() throws -> [String: Any] {
         try #require(try JSONSerialization.jsonObject(with: Data(body)) as? [String: Any], "\(String(decoding: body, as: UTF8.self))")
     }
 
     /// The list under `data`.
-    func data() throws -> [[String: Any]] { try #require(try json()["data"] as? [[String: Any]]) }
+    package func data() throws -> [[String: Any]] { try #require(try json()["data"] as? [[String: Any]]) }
 
     /// `error.type` of the envelope, after a look at the rest of it.
-    func errorType() throws -> String {
+    package func errorType() throws -> String {
         let envelope = try json()
         #expect(envelope["type"] as? String == "error")
         #expect(envelope["request_id"] as? String == headers["request-id"])
@@ -280,7 +279,7 @@ struct RawResponse {
 
 extension DaemonProcess {
     /// One request on a connection of its own.
-    func http(_ method: String, _ target: String, _ body: String? = nil, headers: [String] = []) throws -> RawResponse {
+    package func http(_ method: String, _ target: String, _ body: String? = nil, headers: [String] = []) throws -> RawResponse {
         let descriptor = try UnixSocket.connect(socket)
         defer { close(descriptor) }
         var lines = ["\(method) \(target) HTTP/1.1", "Host: localhost", "Connection: close"] + headers
@@ -289,7 +288,7 @@ extension DaemonProcess {
         return try Self.parse(try UnixSocket.readToEnd(descriptor))
     }
 
-    static func parse(_ bytes: [UInt8]) throws -> RawResponse {
+    package static func parse(_ bytes: [UInt8]) throws -> RawResponse {
         let separator = Array("\r\n\r\n".utf8)
         let end = try #require(bytes.indices.first { bytes[$0...].starts(with: separator) }, "no answer")
         let head = String(decoding: bytes[..<end], as: UTF8.self).components(separatedBy: "\r\n")
