@@ -202,7 +202,5 @@ extension MemoryStore {
     /// Ends the time after a take-over in which requests may come a second time.
     package func forgetAnswers() throws(RemfsError) {
         try look { (state) throws(RemfsError) in try state.clearLedger() }
-        // Unlinked files that nobody has open may go now.
-        environment.schedule(id, false)
     }
 }
