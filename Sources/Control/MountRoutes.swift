@@ -76,7 +76,7 @@ extension MountOptions {
         self.init()
         if let access { self.access = access }
         guard let body else { return }
-        try body.allow("uid", "gid", "umask", "history", "on_stale_write", "coherence", "xattr", "exec")
+        try body.allow("uid", "gid", "umask", "history", "on_stale_write", "coherence", "xattr", "exec", "allow_other")
         let number = 0...Int64(UInt32.max - 1)  // The largest value is "no ID" to the kernel.
         uid = try body.integer("uid", in: number).map { UInt32($0) }
         gid = try body.integer("gid", in: number).map { UInt32($0) }
@@ -84,6 +84,7 @@ extension MountOptions {
         if let value = try body.boolean("history") { history = value }
         if let value = try body.boolean("xattr") { xattr = value }
         if let value = try body.boolean("exec") { exec = value }
+        if let value = try body.boolean("allow_other") { allowsOthers = value }
         if let value = try body.choice("on_stale_write", of: [StaleWrites.record, .refuse]) { onStaleWrite = value }
         if let value = try body.choice("coherence", of: [Coherence.relaxed, .strict]) { coherence = value }
     }

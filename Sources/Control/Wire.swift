@@ -286,10 +286,12 @@ package enum Wire {
         package var coherence: String
         package var xattr: Bool
         package var exec: Bool
+        package var allowOther: Bool
 
         private enum CodingKeys: String, CodingKey {
             case uid, gid, umask, history, coherence, xattr, exec
             case onStaleWrite = "on_stale_write"
+            case allowOther = "allow_other"
         }
     }
 
@@ -399,7 +401,7 @@ extension Wire.Mount {
             directory: mount.directory, access: mount.access, at: nil, state: mount.state.rawValue, createdAt: mount.created.rfc3339,
             remfs: Wire.MountOptions(
                 uid: options.uid, gid: options.gid, umask: options.umask, history: options.history,
-                onStaleWrite: options.onStaleWrite.rawValue, coherence: options.coherence.rawValue, xattr: options.xattr, exec: options.exec
-            ))
+                onStaleWrite: options.onStaleWrite.rawValue, coherence: options.coherence.rawValue, xattr: options.xattr,
+                exec: options.exec, allowOther: options.allowsOthers ?? false))
     }
 }

@@ -1,6 +1,7 @@
 package import Fuse
 import Glibc
 package import Logging
+import Storage
 import Threads
 
 /// A daemon's side of its holder: the process that keeps the descriptors of mounts, so that they outlive this one.
@@ -34,11 +35,13 @@ package final class HolderLink: Sendable {
         var inherited: [FuseHold] = []
         var listener: FuseHeldListener?
         var kept: Int32?
+        var lost: [String] = []
         receiving: while true {
             switch socket.receive() {
             case .keep(let hold): inherited.append(hold)
             case .listen(let kept): listener = kept
             case .inbox(let descriptor): kept = descriptor
+            case .lost(let mount): lost.append(mount ?? "control socket")
             case .end: break receiving
             case nil:
                 for hold in inherited { hold.close() }
@@ -47,6 +50,17 @@ package final class HolderLink: Sendable {
                 return nil
             default: continue
             }
+        }
+        if !lost.isEmpty {
+            let needed = DescriptorLimit.needed(for: inherited.count + lost.count)
+            logger.error(
+                "no file descriptors left to go on with all mounts",
+                metadata: [
+                    "lost": "\(lost.count)", "limit": "\(DescriptorLimit.current)", "needed": "\(needed)",
+                    "advice": "\(RemfsError.moreDescriptors)",
+                ])
+            // Who waits in them is told that they are gone, and waits no more.
+            for mount in lost { _ = socket.send(.drop(mount)) }  // a holder that is gone has closed them
         }
         self.inherited = inherited
         self.listener = listener

@@ -30,6 +30,9 @@ package struct MountOptions: Sendable, Codable {
     /// Whether `user.*` attributes work. Off, the kernel never asks for any.
     package var xattr = false
     package var exec = true
+    /// Whether users other than the daemon's come in, where modes let them. With a daemon that runs as root they always do; an ordinary user
+    /// needs `user_allow_other` in /etc/fuse.conf for it. nil, in what an older remfs has left: false.
+    package var allowsOthers: Bool?
 
     package init() {}
 }

@@ -58,67 +58,134 @@ extension MountTable {
 
     // MARK: From a predecessor
 
-    /// Goes on with every mount that the holder has kept: what callers wait for is answered first, then all are served as ever.
-    func takeOver(usesResend: Bool) throws(RemfsError) {
+    /// A mount that a predecessor has served.
+    private struct Left: Sendable {
+        let hold: FuseHold
+        let kept: KeptMount
+        let handshake: FuseConnection.Handshake
+    }
+
+    private typealias Taken = (entry: Entry, connection: FuseConnection)
+
+    /// How many stores are opened at the same time: opening one waits for the disk about half of the time.
+    private static let openers = 4
+
+    /// Goes on with every mount that the holder has kept. Of one store all mounts are there, and what callers wait for in them is answered,
+    /// before anything new is read; one store waits for no other, and those with nobody waiting come last.
+    func takeOver(usesResend: Bool) {
         guard let holder, !holder.inherited.isEmpty else { return }
         stores.takeOver(true)
-        var taken: [(entry: Entry, connection: FuseConnection)] = []
-        var ungreeted: [KeptMount] = []
-        for hold in holder.inherited {
-            do throws(RemfsError) {
-                let kept = try KeptMount(FuseHoldMemory(hold.memory))
-                if let handshake = kept.fuseHandshake {
-                    if let mount = try adopt(kept, hold, handshake) { taken.append(mount) }
-                } else {
-                    // Its kernel was never greeted, so nobody has anything open in it, and what waits in it may as well ask anew.
-                    abandon(hold)
-                    ungreeted.append(kept)
-                }
-            } catch {
-                logger.error("cannot go on with a mount", metadata: ["mount": "\(hold.name)", "error": "\(error)"])
-                abandon(hold)
-            }
-        }
-        // One after the other, on this thread, and before any new request is read: what was committed is known from the ledger alone.
-        let answered: Int
-        if resend(usesResend, taken) {
-            // It comes from the kernel.
-            holder.inbox?.clear()
-            answered = answerResent(taken)
-        } else {
-            answered = answerLeft(taken)
-        }
+        let (left, ungreeted) = understood(holder.inherited)
+        // What was read and not answered is sent again from here on: then it is seen where somebody waits.
+        let isResent = usesResend && resend(left.joined())
+        // It comes from the kernel.
+        if isResent { holder.inbox?.clear() }
+        let (taken, answered) = isResent ? takeOverMostUrgentFirst(left) : takeOverTogether(left)
         stores.takeOver(false)
-        for (entry, _) in taken {
-            do throws(RemfsError) { try entry.memories.forgetAnswers() } catch {
-                // Nobody asks for them any more. They go with the next take-over, or one of its mount's end.
-                logger.warning("answers to earlier requests remain in a store", metadata: ["store": "\(entry.store)", "error": "\(error)"])
-            }
-        }
-        for (entry, connection) in taken {
-            guard workers.add(connection) else { continue }
-            prepare(entry)
-        }
+        // Unlinked files that nobody has open may go now.
+        for (entry, _) in taken { entry.memories.maintainSoon() }
         // Only now: a worker that begins would write over what the ledger says of requests that are not answered.
         for kept in ungreeted { mountAnew(kept) }
         logger.notice("mounts taken over", metadata: ["mounts": "\(taken.count)", "answered": "\(answered)"])
     }
 
+    /// By store, what predecessors have served, and those whose kernel was never greeted: nobody has anything open there, and what waits in
+    /// them may as well ask anew.
+    private func understood(_ holds: [FuseHold]) -> (left: [[Left]], ungreeted: [KeptMount]) {
+        let found = Mutex((left: [StoreID: [Left]](), ungreeted: [KeptMount]()))
+        Thread.forEach(holds, threads: Self.openers, named: "remfs-take") { hold in
+            do throws(RemfsError) {
+                let kept = try KeptMount(FuseHoldMemory(hold.memory))
+                if let handshake = kept.fuseHandshake {
+                    let mount = Left(hold: hold, kept: kept, handshake: handshake)
+                    found.withLock { $0.left[kept.store, default: []].append(mount) }
+                } else {
+                    self.abandon(hold)
+                    found.withLock { $0.ungreeted.append(kept) }
+                }
+            } catch {
+                self.logger.error("cannot go on with a mount", metadata: ["mount": "\(hold.name)", "error": "\(error)"])
+                self.abandon(hold)
+            }
+        }
+        return found.withLock { (Array($0.left.values), $0.ungreeted) }
+    }
+
     /// Has the kernel send again what was read and not answered: false where it cannot.
-    private func resend(_ usesResend: Bool, _ taken: [(entry: Entry, connection: FuseConnection)]) -> Bool {
-        guard usesResend else { return false }
-        for (entry, connection) in taken {
-            let code = connection.requestResend()
+    private func resend(_ left: some Sequence<Left>) -> Bool {
+        for mount in left {
+            let code = FuseConnection.requestResend(mount.hold.device)
             if code == EINVAL { return false }
             // Unmounted meanwhile.
-            if code != 0 { logger.notice("a mount has ended", metadata: ["directory": "\(entry.directory)", "errno": "\(code)"]) }
+            if code != 0 { logger.notice("a mount has ended", metadata: ["directory": "\(mount.kept.directory)", "errno": "\(code)"]) }
         }
         return true
     }
 
-    private func answerResent(_ taken: [(entry: Entry, connection: FuseConnection)]) -> Int {
-        var answered = 0
+    private func takeOverMostUrgentFirst(_ left: [[Left]]) -> (taken: [Taken], answered: Int) {
+        let remaining = Mutex(left)
+        let sum = Mutex((taken: [Taken](), answered: 0))
+        // Those who take over have one place in the inbox together.
+        let answering = Mutex(())
+        Thread.forEach(Array(left.indices), threads: Self.openers, named: "remfs-take") { _ in
+            let taken = self.adopt(remaining.withLock { Self.takeMostUrgent(&$0) })
+            // In their order, and before any new request is read: what was committed is known from the ledger alone.
+            let answered = answering.withLock { _ in self.answerResent(taken) }
+            self.serve(taken)
+            sum.withLock { sum in
+                sum.taken += taken
+                sum.answered += answered
+            }
+        }
+        return sum.withLock { $0 }
+    }
+
+    /// Where the kernel sends nothing again: what stands in the inbox is of all mounts.
+    private func takeOverTogether(_ left: [[Left]]) -> (taken: [Taken], answered: Int) {
+        let taken = left.map { adopt($0) }
+        let answered = answerLeft(Array(taken.joined()))
+        for mounts in taken { serve(mounts) }
+        return (Array(taken.joined()), answered)
+    }
+
+    /// Takes out the mounts of one store: where somebody waits, or has begun to meanwhile, if there is any such.
+    private static func takeMostUrgent(_ remaining: inout [[Left]]) -> [Left] {
+        let devices = remaining.enumerated().flatMap { place, left in left.map { (place: place, device: $0.hold.device) } }
+        let place = FuseConnection.firstReadable(devices.map(\.device)).map { devices[$0].place } ?? 0
+        remaining.swapAt(place, remaining.count - 1)
+        return remaining.removeLast()
+    }
+
+    private func adopt(_ left: [Left]) -> [Taken] {
+        left.compactMap { mount -> Taken? in
+            do throws(RemfsError) { return try adopt(mount.kept, mount.hold, mount.handshake) } catch {
+                logger.error("cannot go on with a mount", metadata: ["directory": "\(mount.kept.directory)", "error": "\(error)"])
+                abandon(mount.hold)
+                return nil
+            }
+        }
+    }
+
+    /// From here on the mounts of one store are served as ever.
+    private func serve(_ taken: [Taken]) {
+        // Before anything new is noted in its place.
+        if let memories = taken.first?.entry.memories {
+            do throws(RemfsError) { try memories.forgetAnswers() } catch {
+                // Nobody asks for them any more. They go with the next take-over, or one of its mount's end.
+                logger.warning("answers to earlier requests remain in a store", metadata: ["store": "\(memories.id)", "error": "\(error)"])
+            }
+        }
         for (entry, connection) in taken {
+            // The kernel remembers whether it may leave OPEN out, so it is not asked to find out: the answer would wait behind those who are
+            // served already.
+            guard workers.add(connection) else { continue }
+            watchCloses(entry)
+        }
+    }
+
+    private func answerResent(_ taken: [Taken]) -> Int {
+        var answered = 0
+        for (entry, connection) in taken where connection.isAwaited {
             answered += connection.answerResent(holder?.inbox) { unique in
                 attempt(entry, unique)
             } survived: { unique in
@@ -128,7 +195,7 @@ extension MountTable {
         return answered
     }
 
-    private func answerLeft(_ taken: [(entry: Entry, connection: FuseConnection)]) -> Int {
+    private func answerLeft(_ taken: [Taken]) -> Int {
         guard let holder, let inbox = holder.inbox, holder.inheritsInbox else {
             logger.error("the kernel sends nothing again, and nothing else tells what was asked: who waits in a mount waits for ever")
             return 0
@@ -209,5 +276,36 @@ extension MountTable {
     private func abandon(_ hold: FuseHold) {
         holder?.drop(hold.name)
         hold.close()
+    }
+
+    /// Takes away what an earlier run of this state directory's daemon left mounted and nobody serves.
+    func clearDeadMounts() throws(RemfsError) {
+        let existing: [FuseMountpoint.Existing]
+        do {
+            existing = try FuseMountpoint.existing()
+        } catch {
+            throw RemfsError(.unavailable, "cannot list what is mounted", cause: "\(error)")
+        }
+        let served = Set(state.withLock { $0.entries.values.compactMap(\.mountpoint.number) })
+        for mount in existing {
+            // Not those that are served already.
+            guard !served.contains(mount.number) else { continue }
+            // Not a store of ours is another daemon's business, and not even to be asked whether it answers: it may hang.
+            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)) else { continue }
+            do throws(RemfsError) {
+                _ = try stores.catalog.store(store)
+            } catch {
+                guard error.code == .notFound else { throw error }
+                continue
+            }
+            guard mount.isDead else { continue }
+            let path = String(decoding: mount.path, as: UTF8.self)
+            do {
+                try FuseMountpoint.unmount(mount.path, lazily: true)
+                logger.notice("dead mount of an earlier run cleared", metadata: ["directory": "\(path)", "store": "\(store)"])
+            } catch {
+                logger.warning("cannot clear a dead mount", metadata: ["directory": "\(path)", "error": "\(error)"])
+            }
+        }
     }
 }

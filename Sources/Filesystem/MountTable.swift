@@ -114,40 +114,16 @@ package final class MountTable: Sendable {
         notifier = Notifier(count: 4)
         closes = CloseWatcher(logger: logger)
         if closes == nil { logger.notice("no close events without root: a save is sealed after two seconds of quiet") }
-        try takeOver(usesResend: usesResend)
+        takeOver(usesResend: usesResend)
         try clearDeadMounts()
         stores.observe { [weak self] store in self?.accessDidChange(of: store) }
     }
 
-    private func clearDeadMounts() throws(RemfsError) {
-        let existing: [FuseMountpoint.Existing]
-        do {
-            existing = try FuseMountpoint.existing()
-        } catch {
-            throw RemfsError(.unavailable, "cannot list what is mounted", cause: "\(error)")
-        }
-        for mount in existing {
-            // Not a store of ours is another daemon's business, and not even to be asked whether it answers: it may hang.
-            guard let store = StoreID(String(decoding: mount.source, as: UTF8.self)) else { continue }
-            do throws(RemfsError) {
-                _ = try stores.catalog.store(store)
-            } catch {
-                guard error.code == .notFound else { throw error }
-                continue
-            }
-            // Not those that are served already.
-            guard !state.withLock({ $0.entries.values.contains { $0.mountpoint.number == mount.number } }), mount.isDead else { continue }
-            let path = String(decoding: mount.path, as: UTF8.self)
-            do {
-                try FuseMountpoint.unmount(mount.path, lazily: true)
-                logger.notice("dead mount of an earlier run cleared", metadata: ["directory": "\(path)", "store": "\(store)"])
-            } catch {
-                logger.warning("cannot clear a dead mount", metadata: ["directory": "\(path)", "error": "\(error)"])
-            }
-        }
-    }
-
     // MARK: Mounting
+
+    /// libfuse takes one of a process's 1,024 keys of thread-specific data for each session (PTHREAD_KEYS_MAX). The rest are for other
+    /// libraries, in a successor as well, which must be able to have as many sessions as its predecessor.
+    static let mostMounts = 1_000
 
     /// Mounts a store on an empty directory that belongs to `uid` (root may use any). Returns when the mount is live.
     ///
@@ -163,6 +139,15 @@ package final class MountTable: Sendable {
         _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32, attempts: Int
     ) throws(RemfsError) -> Mount {
         try MountTarget.check(directory, owner: uid)
+        guard state.withLock({ $0.entries.count }) < Self.mostMounts else {
+            throw RemfsError(
+                .unavailable,
+                """
+                the daemon has \(Self.mostMounts) mounts, as many as one can have: end some, or start another daemon with a state directory \
+                of its own
+                """)
+        }
+        try DescriptorLimit.requireRoomForMount()
         let memories = try stores.retain(id)
         var isMounted = false
         defer { if !isMounted { stores.release(id) } }
@@ -218,6 +203,8 @@ package final class MountTable: Sendable {
         kernel.source = Array(id.description.utf8)
         kernel.isReadOnly = options.access == .readOnly
         kernel.forbidsExecution = !options.exec
+        // nil: as root all the same.
+        kernel.allowsOthers = options.allowsOthers == true ? true : nil
         do {
             return try FuseMountpoint.mount(at: Array(directory.utf8), kernel)
         } catch {
@@ -275,7 +262,16 @@ package final class MountTable: Sendable {
     }
 
     /// What needs a mount that answers: close events, and the one OPEN after which the kernel asks for none.
-    func prepare(_ entry: Entry) {
+    private func prepare(_ entry: Entry) {
+        watchCloses(entry)
+        if entry.options.history, entry.options.coherence != .strict {
+            let file = unsafe open(entry.directory + "/.remfs/status", O_RDONLY | O_CLOEXEC)
+            if file >= 0 { close(file) }
+        }
+    }
+
+    /// Hears of closes from now on, where the kernel tells of them.
+    func watchCloses(_ entry: Entry) {
         if entry.options.coherence != .strict, let closes, let number = entry.mountpoint.number {
             let memories = entry.memories
             let code = closes.watch(entry.directory, mount: number) { [logger, origin = entry.origin, weak self] in
@@ -289,10 +285,6 @@ package final class MountTable: Sendable {
             if code != 0 {
                 logger.warning("no close events for a mount", metadata: ["directory": "\(entry.directory)", "errno": "\(code)"])
             }
-        }
-        if entry.options.history, entry.options.coherence != .strict {
-            let file = unsafe open(entry.directory + "/.remfs/status", O_RDONLY | O_CLOEXEC)
-            if file >= 0 { close(file) }
         }
     }
 
@@ -473,28 +465,33 @@ package final class MountTable: Sendable {
         logger.notice("unmounted", metadata: ["store": "\(entry.store)", "directory": "\(entry.directory)"])
     }
 
+    /// How many mounts are ended at the same time: the kernel has each unmount wait until no core is inside of the mount, some milliseconds.
+    private static let enders = 16
+
     /// Unmounts everything (lazily what is in use, so that nothing stays mounted) and ends the threads. Call it once.
     package func stop() {
         state.withLock { $0.isStopping = true }
-        for mount in mounts() {
-            do {
-                try unmount(mount.id)
-            } catch {
-                // Not its message, which advises what is done here.
-                logger.warning(
-                    "mount in use at stop, hidden until its last user leaves",
-                    metadata: ["directory": "\(mount.directory)", "code": "\(error.code.rawValue)", "cause": "\(error.cause ?? "")"])
-                do {
-                    try unmount(mount.id, lazily: true)
-                } catch {
-                    logger.error("cannot unmount", metadata: ["directory": "\(mount.directory)", "error": "\(error)"])
-                }
-            }
-        }
+        Thread.forEach(mounts(), threads: Self.enders, named: "remfs-unmount") { self.endAtStop($0) }
         workers.stop()
         for mount in mounts() { connectionEnded(mount.id) }
         chores.stop()
         closes?.stop()
         notifier.stop()
+    }
+
+    private func endAtStop(_ mount: Mount) {
+        do throws(RemfsError) {
+            try unmount(mount.id)
+        } catch {
+            // Not its message, which advises what is done here.
+            logger.warning(
+                "mount in use at stop, hidden until its last user leaves",
+                metadata: ["directory": "\(mount.directory)", "code": "\(error.code.rawValue)", "cause": "\(error.cause ?? "")"])
+            do throws(RemfsError) {
+                try unmount(mount.id, lazily: true)
+            } catch {
+                logger.error("cannot unmount", metadata: ["directory": "\(mount.directory)", "error": "\(error)"])
+            }
+        }
     }
 }

@@ -12,15 +12,28 @@ extension FuseConnection {
         case giveUp
     }
 
-    /// Has the kernel send again what was read and not answered. Before the connection is served.
+    /// Has the kernel send again what was read from `device`, a connection's, and not answered. Before the connection is served.
     ///
     /// - Returns: an errno; EINVAL where the kernel cannot (before Linux 6.9).
-    package func requestResend() -> Int32 {
+    package static func requestResend(_ device: Int32) -> Int32 {
         // Not in the header of every Linux that this is built on (`FUSE_NOTIFY_RESEND`).
         var header = fuse_out_header(len: UInt32(MemoryLayout<fuse_out_header>.size), error: 7, unique: 0)
         let count = unsafe withUnsafeBytes(of: &header) { unsafe Glibc.write(device, $0.baseAddress!, $0.count) }
         return count < 0 ? errno : 0
     }
+
+    /// Whether a request waits on `device`, or its end.
+    package static func isReadable(_ device: Int32) -> Bool { firstReadable([device]) != nil }
+
+    /// The place of the first of `devices` on which a request waits, or its end.
+    package static func firstReadable(_ devices: [Int32]) -> Int? {
+        var states = devices.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        guard unsafe poll(&states, nfds_t(states.count), 0) > 0 else { return nil }
+        return states.firstIndex { $0.revents != 0 }
+    }
+
+    /// Whether a request waits that nobody has read, or the connection's end.
+    package var isAwaited: Bool { Self.isReadable(device) }
 
     /// Answers what the kernel sends again, on the calling thread, until it has nothing more to say or says something new. Replies that
     /// are given later (`FuseReply`) may still be under way when this returns.

@@ -27,6 +27,8 @@ package struct FuseDescriptorStore: Sendable {
         package var inbox: Int32?
         /// Names of what is nothing of ours, or half of something: closed already.
         package var strange: [String] = []
+
+        package init() {}
     }
 
     /// What `FileDescriptorName=` of the socket unit says.

@@ -31,6 +31,8 @@ package struct FuseHoldSocket: Sendable {
         case listen(FuseHeldListener)
         /// To the holder: keep this `FuseInbox`. To a successor: this was kept. The descriptor becomes the receiver's.
         case inbox(Int32)
+        /// Received only: something to keep whose descriptors had no room in this process. With the mount's name, for the socket nil.
+        case lost(String?)
         /// To a successor: that was all.
         case end
         /// To the holder: the daemon serves.
@@ -63,6 +65,7 @@ package struct FuseHoldSocket: Sendable {
         case .drop(let name): send("drop " + name, [])
         case .listen(let listener): send(listener.isGiven ? "listen given" : "listen own", [listener.descriptor])
         case .inbox(let descriptor): send("inbox", [descriptor])
+        case .lost: EINVAL
         case .end: send("end", [])
         case .ready: send("ready", [])
         case .handOver: send("hand over", [])
@@ -71,7 +74,21 @@ package struct FuseHoldSocket: Sendable {
 
     private func send(_ text: String, _ descriptors: [Int32]) -> Int32 {
         let bytes = Array(text.utf8)
-        return unsafe cfuse_send(descriptor, bytes, bytes.count, descriptors, Int32(descriptors.count))
+        // What is under way is counted for all of a user's processes together: of others it has arrived in a moment.
+        for _ in 0..<Self.mostTries {
+            let code = unsafe cfuse_send(descriptor, bytes, bytes.count, descriptors, Int32(descriptors.count))
+            guard code == ETOOMANYREFS else { return code }
+            usleep(1_000)
+        }
+        return ETOOMANYREFS
+    }
+
+    private static let mostTries = 2_000
+
+    /// Closes what has come of a message whose descriptors have not all come.
+    private static func lose(_ name: String?, _ descriptors: some Sequence<Int32>) -> Message {
+        for descriptor in descriptors { Glibc.close(descriptor) }
+        return .lost(name)
     }
 
     /// Waits for a message; nil when the other end is gone. What is no message of ours is passed over.
@@ -89,6 +106,9 @@ package struct FuseHoldSocket: Sendable {
             case ("listen", 2, 1):
                 return .listen(FuseHeldListener(descriptor: descriptors[0], isGiven: words[1] == "given"))
             case ("inbox", 1, 1): return .inbox(descriptors[0])
+            case ("keep", 2, _): return Self.lose(words[1], descriptors.prefix(Int(count)))
+            case ("listen", 2, 0): return Self.lose(nil, [])
+            case ("inbox", 1, 0): return Self.lose("inbox", [])
             case ("end", 1, 0): return .end
             case ("ready", 1, 0): return .ready
             case ("hand", 2, 0): return .handOver

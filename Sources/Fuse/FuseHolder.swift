@@ -20,6 +20,8 @@ package final class FuseHolder {
         case left(mounts: Int)
         /// The service manager's store does not hold all that it would have to, or could not be reached.
         case storeTooSmall(needed: Int, room: Int), notStored(errno: Int32)
+        /// There was no descriptor left for what the daemon wanted kept: a mount, or else the control socket.
+        case notKept(mount: String)
         /// This process is the program that is installed now.
         case renewed
         /// The program that is installed now could not be started, so this process remains the old one.
@@ -321,6 +323,7 @@ package final class FuseHolder {
                 failures = 0
                 standbyFailed = false
             case .handOver: daemon.handsOver = true
+            case .lost(let mount): onEvent(.notKept(mount: mount ?? "control socket"))
             case .end: break
             case nil: daemon.isSilent = true
             }

@@ -127,6 +127,16 @@ package final class Catalog: Sendable {
     /// All of them, archived ones too.
     func allStores() throws(RemfsError) -> [Store] { try select("ORDER BY sequence") { _ in } }
 
+    /// The IDs of all of them as they stand there: what the files are called. At each start and each take-over, so without all the rest.
+    func names() throws(RemfsError) -> Set<String> {
+        try with { (connection) throws(SQLiteError) in
+            let row = try connection.prepare("SELECT id FROM store")
+            var names: Set<String> = []
+            while try row.step() { if let name = row.text(0) { names.insert(name) } }
+            return names
+        }
+    }
+
     package func count() throws(RemfsError) -> Int {
         try with { (connection) throws(SQLiteError) in Int(try connection.integer("SELECT count(*) FROM store") ?? 0) }
     }

@@ -250,6 +250,9 @@ package final class MemoryStore: Sendable {
 
     // MARK: Upkeep
 
+    /// Has the upkeep threads look at the store in a moment.
+    package func maintainSoon() { environment.schedule(id, false) }
+
     /// What the upkeep threads do: seals, removals, deltas, orphans. Answers when to come again (monotonic, ns), or nil if nothing
     /// waits. Called by one thread at a time.
     func maintain() throws(RemfsError) -> Int64? {

@@ -190,7 +190,7 @@ extension RemfsError {
     var isOfFullDisk: Bool { code == .noSpace || code == .readOnly }
 
     /// Said by the daemon and by the commands alike.
-    static let moreDescriptors = "raise LimitNOFILE in the daemon's unit, or `ulimit -n`"
+    package static let moreDescriptors = "raise LimitNOFILE in the daemon's unit, or `ulimit -n`"
 
     /// The seam where SQLite's errors become ours. `name` is what the file holds: `store "team-notes"`.
     init(_ error: SQLiteError, in name: String) {

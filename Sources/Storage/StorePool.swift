@@ -117,7 +117,7 @@ package final class StorePool: Sendable {
 
     /// Files without a row: a store that was being made or deleted when the daemon died. Kept aside, never deleted.
     private static func moveOrphans(in directory: String, notIn catalog: Catalog, _ logger: Logger) throws(RemfsError) {
-        let known = Set(try catalog.allStores().map { $0.id.description })
+        let known = try catalog.names()
         for name in try names(in: directory + "/stores") where name.hasSuffix(".sqlite") && !known.contains(String(name.dropLast(7))) {
             for suffix in ["", "-wal"] {
                 let from = directory + "/stores/" + name + suffix
@@ -379,12 +379,16 @@ package final class StorePool: Sendable {
         }
     }
 
+    /// How many stores are closed at the same time: each waits for the disk.
+    private static let closers = 8
+
     /// Ends upkeep and closes every store. Nothing is used afterwards.
     package func close() {
         upkeep.stop()
         workers.stop()
         syncer.stop()
-        for (id, entry) in entries.withLock({ $0 }) {
+        let all = entries.withLock { $0.map { ($0.key, $0.value) } }
+        Thread.forEach(all, threads: Self.closers, named: "remfs-close") { [logger] id, entry in
             entry.state.withLock { state in
                 do {
                     try state.store?.close()

@@ -43,6 +43,28 @@ package final class Thread: Sendable {
         pthread_join(handle, nil)
     }
 
+    /// Runs `body` once for each of `items` and waits for all: the first ones first, on up to `count` threads at the same time. One item
+    /// alone is for the calling thread.
+    package static func forEach<Item: Sendable>(
+        _ items: [Item], threads count: Int, named name: String, _ body: @escaping @Sendable (Item) -> Void
+    ) {
+        guard items.count > 1, count > 1 else { return items.forEach(body) }
+        let next = Mutex(0)
+        let threads = (0..<min(count, items.count)).map { number in
+            Thread("\(name)-\(number)") {
+                while true {
+                    let place = next.withLock { next in
+                        defer { next += 1 }
+                        return next
+                    }
+                    guard place < items.count else { return }
+                    body(items[place])
+                }
+            }
+        }
+        for thread in threads { thread.join() }
+    }
+
     /// Blocks the signals that one place in the process waits for, in the calling thread and those it starts.
     package static func blockSignals() {
         var set = sigset_t()

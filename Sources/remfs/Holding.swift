@@ -73,13 +73,15 @@ enum Holding {
     ) throws(RemfsError) -> Int32 {
         let program = try program(environment, settings)
         let store = FuseDescriptorStore(environment)
+        let isFirst = if case .holder = role { true } else { false }
+        let passed = isFirst ? FuseDescriptorStore.take(environment) : .init()
+        DescriptorLimit.raise(for: passed.holds.count, isFirst: isFirst, logger)
         let holder: FuseHolder?
         switch role {
         case .replacement(let process, let socket):
             holder = FuseHolder(program, of: process, socket: socket, store: store) { log($0, logger) }
         case .renewed(let state): holder = FuseHolder(program, resuming: state, store: store) { log($0, logger) }
         case .holder, .daemon:
-            let passed = FuseDescriptorStore.take(environment)
             if !passed.holds.isEmpty || !passed.strange.isEmpty {
                 logger.notice(
                     "mounts came back from the service manager",
@@ -112,6 +114,10 @@ enum Holding {
         case .notStored(let code):
             logger.error("the service manager cannot be told what to keep", metadata: ["errno": "\(code)"])
         case .renewed: logger.notice("the holder is the installed program now")
+        case .notKept(let mount):
+            logger.error(
+                "no file descriptors left to keep a mount: it will end with the daemon",
+                metadata: ["mount": "\(mount)", "limit": "\(DescriptorLimit.current)", "advice": "\(RemfsError.moreDescriptors)"])
         case .notRenewed(let code): logger.error("the holder remains the old program", metadata: ["errno": "\(code)"])
         case .refused:
             logger.error("the installed program does not understand what the holder keeps: both remain the old program")

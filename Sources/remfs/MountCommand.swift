@@ -15,6 +15,8 @@ struct MountCommand: AsyncParsableCommand {
     @Argument(help: "Where", completion: .directory) var directory: String
     @Flag(help: "Refuse every change (EROFS)") var readOnly = false
     @Flag(help: "Refuse to run programs from the mount") var noexec = false
+    @Flag(help: "Let other users in, as modes say: as root always so, for an ordinary user if /etc/fuse.conf has user_allow_other")
+    var allowOther = false
     @Flag(help: "Offer extended attributes; each write and `ls -l` then costs a request more") var xattr = false
     @Flag(help: "Hide the history below .remfs") var noHistory = false
     @Option(help: "strict: when close(2) has returned, every mount sees the bytes; reads are slower") var coherence: Coherence = .default
@@ -40,9 +42,12 @@ struct MountCommand: AsyncParsableCommand {
             let coherence: String
             let xattr: Bool
             let exec: Bool
+            /// nil: not asked for.
+            let allowOther: Bool?
 
             private enum CodingKeys: String, CodingKey {
                 case uid, gid, umask, history, coherence, xattr, exec
+                case allowOther = "allow_other"
                 case onStaleWrite = "on_stale_write"
             }
         }
@@ -60,7 +65,7 @@ struct MountCommand: AsyncParsableCommand {
             access: readOnly ? .readOnly : .readWrite,
             remfs: .init(
                 uid: uid, gid: gid, umask: umask, history: !noHistory, onStaleWrite: onStaleWrite.rawValue, coherence: coherence.rawValue,
-                xattr: xattr, exec: !noexec))
+                xattr: xattr, exec: !noexec, allowOther: allowOther ? true : nil))
         let mount: Wire.Mount = try await client.call(.post, "/v1/mounts", body: request)
         if daemon.json { try Output.json(mount) }
     }

@@ -12,9 +12,11 @@ enum MountHelper {
     /// What is mount(8)'s own business, or always so here.
     private static let ignored: Set<String> = [
         "defaults", "rw", "exec", "nosuid", "nodev", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
-        "async", "relatime", "allow_other", "default_permissions",
+        "async", "relatime", "default_permissions",
     ]
-    private static let flags = ["ro": "--read-only", "noexec": "--noexec", "xattr": "--xattr", "nohistory": "--no-history"]
+    private static let flags = [
+        "ro": "--read-only", "noexec": "--noexec", "xattr": "--xattr", "nohistory": "--no-history", "allow_other": "--allow-other",
+    ]
     private static let values = [
         "uid": "--uid", "gid": "--gid", "umask": "--umask", "coherence": "--coherence", "on_stale_write": "--on-stale-write",
         "socket": "--socket",

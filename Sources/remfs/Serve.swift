@@ -55,9 +55,10 @@ struct Serve: AsyncParsableCommand {
         }
         // What we make is ours alone, unless it is given a mode on purpose.
         umask(0o077)
-        Self.raiseDescriptorLimit(logger)
         switch role {
         case .daemon(let socket):
+            // Before it receives descriptors, each of which counts.
+            DescriptorLimit.raise(for: 0, isFirst: false, logger)
             let holder = try Holding.link(socket, environment, settings, logger)
             defer { holder.stop() }
             guard try await serve(settings, holder, environment, logger) else { return }
@@ -147,17 +148,6 @@ struct Serve: AsyncParsableCommand {
         // It was configured anew.
         if let path, path != socket.path { ControlSocket(path: path).remove(logger) }
         return nil
-    }
-
-    /// Each open file of a store and each mount holds a descriptor, and the usual soft limit is 1,024.
-    private static func raiseDescriptorLimit(_ logger: Logger) {
-        var limit = rlimit()
-        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
-        guard unsafe getrlimit(resource, &limit) == 0, limit.rlim_cur < limit.rlim_max else { return }
-        limit.rlim_cur = limit.rlim_max
-        if unsafe setrlimit(resource, &limit) != 0 {
-            logger.warning("descriptor limit not raised", metadata: ["code": "\(errno)"])
-        }
     }
 
     private static func logger(_ level: Logger.Level) -> Logger {

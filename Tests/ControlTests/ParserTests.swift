@@ -144,12 +144,13 @@ func body(_ json: String) throws(RemfsError) -> Body { try Body(parsing: Data(js
         let options = try MountOptions(
             access: .readOnly,
             try body(
-                #"{"uid": 1000, "gid": 100, "umask": 18, "history": false, "on_stale_write": "refuse", "coherence": "strict", "xattr": true, "exec": false}"#
+                #"{"uid": 1000, "gid": 100, "umask": 18, "history": false, "on_stale_write": "refuse", "coherence": "strict", "xattr": true, "exec": false, "allow_other": true}"#
             ))
         #expect(options.access == .readOnly && options.uid == 1_000 && options.gid == 100 && options.umask == 0o22)
         #expect(!options.history && options.onStaleWrite == .refuse && options.coherence == .strict && options.xattr && !options.exec)
+        #expect(options.allowsOthers == true)
         let standard = try MountOptions(access: nil, nil)
-        #expect(standard.access == .readWrite && standard.history && standard.exec && !standard.xattr)
+        #expect(standard.access == .readWrite && standard.history && standard.exec && !standard.xattr && standard.allowsOthers != true)
         for wrong in [#"{"uid": -1}"#, #"{"uid": 4294967295}"#, #"{"umask": 512}"#, #"{"coherence": "loose"}"#, #"{"at": "now"}"#] {
             #expect(
                 refusal { () throws(RemfsError) in try MountOptions(access: nil, try body(wrong)) }?.code == .invalidArgument, "\(wrong)")

@@ -21,15 +21,18 @@ package struct Binary {
     }
 
     /// A process that has been started, with both its outputs in files, so that none can fill up.
-    /// - Parameter program: another copy of it.
+    ///
+    /// - Parameter launcher: the binary, or a command that becomes it.
     package static func start(
-        _ arguments: [String], environment: [String: String], input: String = "", program: String = Binary.path
+        _ arguments: [String], environment: [String: String], input: String = "", launcher: [String] = [Binary.path]
     ) throws -> Running {
-        try Running([program] + arguments, environment: environment, input: input)
+        try Running(launcher + arguments, environment: environment, input: input)
     }
 
-    package static func run(_ arguments: [String], environment: [String: String], input: String = "") throws -> Result {
-        try start(arguments, environment: environment, input: input).wait()
+    package static func run(
+        _ arguments: [String], environment: [String: String], input: String = "", launcher: [String] = [Binary.path]
+    ) throws -> Result {
+        try start(arguments, environment: environment, input: input, launcher: launcher).wait()
     }
 
     package final class Running {
@@ -75,6 +78,8 @@ package final class DaemonProcess {
     package let environment: [String: String]
     private let listener: NotificationListener
     package private(set) var running: Binary.Running?
+    /// With what the daemon, and commands against it, are started: the binary, or what becomes it.
+    package var launcher = [Binary.path]
 
     package var socket: String { "\(directory)/run/control.sock" }
     package var state: String { "\(directory)/state" }
@@ -113,11 +118,14 @@ package final class DaemonProcess {
         try body(daemon)
     }
 
-    /// - Parameter program: another copy of the binary.
+    /// - Parameters:
+    ///   - program: another copy of the binary.
+    ///   - through: a command that becomes the daemon, as `prlimit`.
     package func start(
-        _ arguments: [String] = [], environment extra: [String: String] = [:], program: String = Binary.path
+        _ arguments: [String] = [], environment extra: [String: String] = [:], program: String? = nil, through: [String] = []
     ) throws {
-        running = try Binary.start(["serve"] + arguments, environment: environment.merging(extra) { $1 }, program: program)
+        running = try Binary.start(
+            ["serve"] + arguments, environment: environment.merging(extra) { $1 }, launcher: through + (program.map { [$0] } ?? launcher))
         var message = listener.next()
         // What an earlier one of this test said when it stopped.
         while message == "STOPPING=1" { message = listener.next() }
@@ -150,13 +158,13 @@ package final class DaemonProcess {
 
     /// A command of the same binary against this daemon.
     package func remfs(_ arguments: String..., input: String = "", environment extra: [String: String] = [:]) throws -> Binary.Result {
-        try Binary.run(arguments, environment: environment.merging(extra) { $1 }, input: input)
+        try Binary.run(arguments, environment: environment.merging(extra) { $1 }, input: input, launcher: launcher)
     }
 
     /// A command that has to succeed; what it says.
     @discardableResult
     package func output(_ arguments: String..., input: String = "") throws -> String {
-        let result = try Binary.run(arguments, environment: environment, input: input)
+        let result = try Binary.run(arguments, environment: environment, input: input, launcher: launcher)
         try #require(result.status == 0, "remfs \(arguments.joined(separator: " ")): \(result.status) \(result.errors)")
         return result.output
     }
@@ -170,7 +178,8 @@ package final class DaemonProcess {
     }
 
     package static func mounts(below directory: String) -> [String] {
-        let text = try! String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8)
+        // Foundation would take the first page for all of it.
+        guard let text = Files.text("/proc/self/mountinfo") else { preconditionFailure("mountinfo cannot be read") }
         return text.split(separator: "\n").map { String($0.split(separator: " ")[4]) }.filter { $0.hasPrefix(directory + "/") }
     }
 }
@@ -280,12 +289,18 @@ package struct RawResponse {
 extension DaemonProcess {
     /// One request on a connection of its own.
     package func http(_ method: String, _ target: String, _ body: String? = nil, headers: [String] = []) throws -> RawResponse {
+        try Self.http(over: socket, method, target, body, headers: headers)
+    }
+
+    package static func http(
+        over socket: String, _ method: String, _ target: String, _ body: String? = nil, headers: [String] = []
+    ) throws -> RawResponse {
         let descriptor = try UnixSocket.connect(socket)
         defer { close(descriptor) }
         var lines = ["\(method) \(target) HTTP/1.1", "Host: localhost", "Connection: close"] + headers
         if let body { lines.append("Content-Length: \(body.utf8.count)") }
         try UnixSocket.write(descriptor, lines.joined(separator: "\r\n") + "\r\n\r\n" + (body ?? ""))
-        return try Self.parse(try UnixSocket.readToEnd(descriptor))
+        return try parse(try UnixSocket.readToEnd(descriptor))
     }
 
     package static func parse(_ bytes: [UInt8]) throws -> RawResponse {
