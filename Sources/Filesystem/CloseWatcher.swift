@@ -4,6 +4,8 @@ import Logging
 import Storage
 import Threads
 
+import struct Synchronization.Atomic
+
 /// Hears which files writers have closed, for all mounts, and has their saves sealed.
 ///
 /// Events are read by a thread of its own, which does nothing else, and by whoever must know of closes before it goes on
@@ -18,6 +20,8 @@ final class CloseWatcher: Sendable {
     private let events: FuseCloseEvents
     private let state = Mutex(State())
     private let thread = Mutex<Thread?>(nil)
+    /// Closes read so far, by whomever.
+    private let heard = Atomic(0)
     private let logger: Logger
 
     /// nil where the process may not listen (it is not root).
@@ -52,6 +56,7 @@ final class CloseWatcher: Sendable {
 
     private func read(_ state: inout State) {
         let (closes, dropped) = events.read()
+        heard.add(closes.count, ordering: .relaxed)
         if dropped { logger.error("close events dropped: saves are sealed after 30 s instead") }
         for close in closes where state.mounts[close.mount] != nil {
             state.closed[close.mount, default: []].append(InodeNumber(close.node))
@@ -65,26 +70,28 @@ final class CloseWatcher: Sendable {
     private static let silence: UInt32 = 250
 
     private func awaitEndOfBurst() {
-        var waiting = events.waiting
+        // Whoever writes one file again and again takes each close in: what waits then says nothing.
+        func count() -> (Int, Int) { (heard.load(ordering: .relaxed), events.waiting) }
+        var before = count()
         for _ in 0..<Self.longestPause / Self.silence {
             usleep(Self.silence)
-            let now = events.waiting
-            if now == waiting { return }
-            waiting = now
+            let now = count()
+            if now == before { return }
+            before = now
         }
     }
 
     private func run() {
-        var last = ContinuousClock.now
         var streak = 0
         while true {
+            let began = ContinuousClock.now
             let hasEvent = events.wait()
             // In a burst, some milliseconds' closes are taken at once: whoever needs one sooner takes it in (`takeClosed`), and each time
-            // here holds up a request that needs the same locks. The first few and the last are taken at once: while one waits, `umount`
-            // finds the mount busy, and a lease finds the file open.
-            streak = ContinuousClock.now - last < Self.burstPace ? streak + 1 : 0
+            // here holds up a request that needs the same locks, and each wait a client, whose close has to wake us. The first few and the
+            // last are taken at once: while one waits, `umount` finds the mount busy, and a lease finds the file open.
+            // Only the silence counts, not how long it took us to take the last ones in.
+            streak = ContinuousClock.now - began < Self.burstPace ? streak + 1 : 0
             if streak > 3 { awaitEndOfBurst() }
-            last = .now
             let told = state.withLock { state -> [@Sendable () -> Void]? in
                 if state.isStopping { return nil }
                 if hasEvent { read(&state) }
