@@ -95,7 +95,8 @@ extension ServeTests {
             }
             print(
                 "\(name): \(times.count) kills, \(operations) operations; pause of a call: \(summary(ofCalls: true)); "
-                    + "of a whole operation: \(summary(ofCalls: false))")
+                    + "of a whole operation: \(summary(ofCalls: false))"
+                    + (clients.longest.map { ", \($0.kind) at \($0.begun - (times.first?.begin ?? 0)) s took \($0.seconds) s" } ?? ""))
             for (kind, count) in clients.operations { #expect(count > Self.kills / 4, "\(kind) has hardly worked") }
         }
 

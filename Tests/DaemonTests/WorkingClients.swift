@@ -71,6 +71,9 @@ final class WorkingClients {
         return (waits.map(\.seconds).max() ?? 0) * 1_000
     }
 
+    /// Who waited longest, and when that began.
+    var longest: (kind: String, begun: Double, seconds: Double)? { slow.max { $0.seconds < $1.seconds } }
+
     /// Ends them, and compares what is there with what they did.
     func finish() throws {
         try Data().write(to: URL(fileURLWithPath: scratch + "/stop"))
@@ -149,6 +152,8 @@ final class WorkingClients {
                 f.write(str(number + 1))
             drop(fd)
             os.close(fd)
+            # Otherwise this one would have the lock again before the other has woken up, and that one would wait for ever.
+            time.sleep(0.001)
 
         if kind == "map":
             fd = os.open(f"{root}/map", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)

@@ -10,8 +10,8 @@ import Testing
     .serialized, .timeLimit(.minutes(30)),
     .enabled(if: geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0, "needs root and /dev/fuse"))
 struct FaultTests {
-    /// REMFS_FAULTS=long: as often as it takes to be sure, not only as often as a change of the code deserves.
-    static let isLong = ProcessInfo.processInfo.environment["REMFS_FAULTS"] == "long"
+    /// REMFS_TEST_FAULTS=long: as often as it takes to be sure, not only as often as a change of the code deserves.
+    static let isLong = ProcessInfo.processInfo.environment["REMFS_TEST_FAULTS"] == "long"
 
     /// A daemon with a store `notes` mounted at the given directory.
     static func mounted(_ environment: [String: String] = [:], _ body: (DaemonProcess, String) throws -> Void) throws {
