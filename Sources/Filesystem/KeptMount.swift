@@ -1,6 +1,6 @@
 import Foundation
 import Fuse
-import Storage
+package import Storage
 import Threads
 
 /// What a successor has to know of a mount in order to go on with it. It stands, as JSON, in memory that the holder keeps.
@@ -50,8 +50,12 @@ struct KeptMount: Codable {
 
     /// Throws `unsupported` where there is nothing, or nothing that this remfs understands.
     init(_ memory: FuseHoldMemory) throws(RemfsError) {
-        struct Format: Codable { var format: Int }
         guard let bytes = memory.read() else { throw RemfsError(.unsupported, "nothing is known of it: its daemon died early") }
+        try self.init(bytes: bytes)
+    }
+
+    fileprivate init(bytes: [UInt8]) throws(RemfsError) {
+        struct Format: Codable { var format: Int }
         let decoder = JSONDecoder()
         do {
             let format = try decoder.decode(Format.self, from: Data(bytes)).format
@@ -74,11 +78,39 @@ struct KeptMount: Codable {
         }
     }
 
+    fileprivate init(store: StoreID, directory: String) {
+        id = MountID(bits: 1)
+        self.store = store
+        self.directory = directory
+        created = 0
+        options = MountOptions()
+        origin = 1
+        usesHelper = false
+        mountFlags = 0
+        seen = [:]
+    }
+
     var mountpoint: FuseMountpoint {
         FuseMountpoint(path: Array(directory.utf8), number: device, usesHelper: usesHelper, flags: mountFlags)
     }
 
     var fuseHandshake: FuseConnection.Handshake? {
         handshake.map { FuseConnection.Handshake(request: $0.request, reply: $0.reply, wanted: $0.wanted) }
+    }
+}
+
+extension MountTable {
+    /// Reads and writes one that is of no mount, and a catalog that is in memory only.
+    ///
+    /// The first value of a type that a process decodes takes it a millisecond or more, since the runtime then looks through all of the
+    /// program for what the type conforms to, and the program's pages come in one by one. Who waits to succeed another daemon does that
+    /// while nobody waits for it.
+    package static func rehearse() throws(RemfsError) {
+        var mount = KeptMount(store: StoreID(bits: 1), directory: "/")
+        mount.handshake = KeptMount.Handshake(request: [1], reply: [1], wanted: 1)
+        mount.seen = [1: 1]
+        mount.device = 1
+        _ = try KeptMount(bytes: mount.bytes)
+        try Catalog.rehearse()
     }
 }

@@ -51,6 +51,14 @@ package final class Catalog: Sendable {
         self.connection = Mutex(connection)
     }
 
+    /// Writes and reads a catalog that is in memory only: what a process does for the first time takes it some milliseconds.
+    package static func rehearse() throws(RemfsError) {
+        let catalog = try Catalog(path: ":memory:", isNew: true)
+        _ = try catalog.createStore(StoreID(bits: 1), name: "rehearsal", description: "", metadata: ["a": "b"])
+        _ = try catalog.allStores()
+        _ = try catalog.names()
+    }
+
     private func with<Answer>(_ body: (Connection) throws(SQLiteError) -> Answer) throws(RemfsError) -> Answer {
         try connection.withLock { (connection) throws(RemfsError) in
             try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try body(connection) }

@@ -130,6 +130,7 @@ enum Holding {
     ) throws(RemfsError) -> HolderLink {
         let program = try program(environment, settings)
         let last = Mutex<Int32?>(nil)
+        try MountTable.rehearse()
         let link = HolderLink(socket, logger: logger) {
             guard let (ours, theirs) = FuseHoldSocket.pair() else { return nil }
             defer { theirs.close() }
