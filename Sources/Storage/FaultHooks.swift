@@ -1,8 +1,8 @@
 import Glibc
 import Threads
 
-/// What fault tests ask of a daemon that serves real mounts, by variables of its environment (`Operations.md`). Without them nothing here
-/// runs.
+/// What fault tests ask of a daemon that serves real mounts, by variables of its environment (`Operations.md`). Without them, and in a
+/// release build, nothing here runs.
 package struct FaultHooks: Sendable {
     private let statements: StatementKill?
     private let clockFile: String?
@@ -14,8 +14,12 @@ package struct FaultHooks: Sendable {
     }
 
     package init(_ environment: [String: String]) {
-        statements = environment["REMFS_DEBUG_KILL_AT_STATEMENT"].map { StatementKill(file: $0) }
-        clockFile = environment["REMFS_DEBUG_CLOCK"]
+        #if DEBUG
+            statements = environment["REMFS_DEBUG_KILL_AT_STATEMENT"].map { StatementKill(file: $0) }
+            clockFile = environment["REMFS_DEBUG_CLOCK"]
+        #else
+            self.init()
+        #endif
     }
 
     /// For `Connection.fault` of a store's writer.
