@@ -66,7 +66,9 @@ package struct FuseHoldLog: Sendable {
 
     private mutating func write(_ bytes: [UInt8], _ isSecond: Bool, at index: Int, newCount: Int) -> Int32 {
         let place = place(isSecond) + off_t(index * kind.recordSize)
-        guard unsafe bytes.isEmpty || pwrite(descriptor, bytes, bytes.count, place) == bytes.count else { return errno }
+        let written = unsafe bytes.isEmpty ? 0 : pwrite(descriptor, bytes, bytes.count, place)
+        // A part of it: no more memory, and errno says nothing.
+        guard written == bytes.count else { return written < 0 ? errno : ENOSPC }
         var word = UInt64(newCount) | (isSecond ? 1 << 63 : 0)
         guard unsafe pwrite(descriptor, &word, 8, start) == 8 else { return errno }
         (count, self.isSecond) = (newCount, isSecond)
