@@ -61,11 +61,16 @@ extension ServeTests {
                     #expect(clients.complaint == nil)
                 }
                 // And what follows is protected as ever.
-                try check(kill(try daemon.servingProcess(), SIGKILL))
-                #expect(daemon.notification() == "READY=1")
-                try clients.finish()
-                #expect(try daemon.stop().status == 0)
+                try Self.expectProtected(daemon, clients)
             }
+        }
+
+        /// The daemon that serves may be killed as ever, and nothing is lost.
+        private static func expectProtected(_ daemon: DaemonProcess, _ clients: WorkingClients) throws {
+            try check(kill(try daemon.servingProcess(), SIGKILL))
+            #expect(daemon.notification() == "READY=1")
+            try clients.finish()
+            #expect(try daemon.stop().status == 0)
         }
 
         /// A program that does not understand what the holder leaves it gives the process back.
@@ -82,10 +87,7 @@ extension ServeTests {
                 }
                 #expect(try Self.program(holder) == program + " (deleted)")
                 #expect(try daemon.servingProcess() == serving)
-                try check(kill(serving, SIGKILL))
-                #expect(daemon.notification() == "READY=1")
-                try clients.finish()
-                #expect(try daemon.stop().status == 0)
+                try Self.expectProtected(daemon, clients)
             }
         }
 

@@ -17,24 +17,7 @@ import Testing
             for step in 0..<40 {
                 // A truncation waits for its own writer's bytes.
                 try mount.with(pid: Int32(1_000 + step)) {
-                    for _ in 0..<(1 + random.below(2)) {
-                        let offset = random.below(max(1, content.count))
-                        switch random.below(3) {
-                        case 0:
-                            let size = max(0, content.count - 150_000 + random.below(300_000))
-                            try mount.truncate(number, to: Int64(size))
-                            content = Array(content.prefix(size)) + [UInt8](repeating: 0, count: max(0, size - content.count))
-                        case 1:
-                            let length = min(1 + random.below(150_000), content.count - offset)
-                            guard length > 0 else { continue }
-                            try mount.punch(number, Int64(offset), Int64(length))
-                            content.replaceSubrange(offset..<(offset + length), with: [UInt8](repeating: 0, count: length))
-                        default:
-                            let piece = random.text(1 + random.below(100_000))
-                            try mount.pwrite(number, piece, at: Int64(offset))
-                            content = Model.write(piece, at: offset, to: content)
-                        }
-                    }
+                    content = try mount.scribble(1 + random.below(20), on: number, content, &random)
                     guard random.chance(70) else { return }
                     let line = bytes("(line \(step))\n")
                     try mount.pwrite(number, line, at: Int64(content.count))

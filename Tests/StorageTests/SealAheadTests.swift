@@ -6,37 +6,6 @@ import Threads
 
 /// Large saves, and those of many writes, are made ready without the store's lock before they are sealed.
 @Suite struct SealAheadTests {
-    /// Writes all over a file, holes and truncations: what the file holds then.
-    private func scribble(
-        _ count: Int, on number: InodeNumber, through mount: TestMount, _ content: [UInt8], _ random: inout SeededRandom
-    ) throws -> [UInt8] {
-        var content = content
-        for step in 0..<count {
-            let offset = random.below(content.count + 1)
-            switch random.below(40) {
-            case 0:
-                let size = content.count - random.below(100_000) + random.below(100_000)
-                try mount.truncate(number, to: Int64(size))
-                content = Array(content.prefix(size)) + [UInt8](repeating: 0, count: max(0, size - content.count))
-            case 1:
-                let length = min(1 + random.below(150_000), content.count - offset)
-                guard length > 0 else { continue }
-                try mount.punch(number, Int64(offset), Int64(length))
-                content.replaceSubrange(offset..<(offset + length), with: [UInt8](repeating: 0, count: length))
-            case 2:
-                let aligned = offset / 65_536 * 65_536
-                let piece = random.text(131_072)
-                try mount.pwrite(number, piece, at: Int64(aligned))
-                content = Model.write(piece, at: aligned, to: content)
-            default:
-                let piece = bytes("(\(step))")
-                try mount.pwrite(number, piece, at: Int64(offset))
-                content = Model.write(piece, at: offset, to: content)
-            }
-        }
-        return content
-    }
-
     private func holdsLarge(_ test: TestStore) -> Bool {
         test.state { state in state.inodes.values.contains { state.largeSave(of: $0) != nil } }
     }
@@ -51,10 +20,10 @@ import Threads
             let first = random.text(900_000)
             let number = try mount.save("/f", first)
             try test.settleAll()
-            let second = try scribble(500, on: number, through: mount, first, &random)
+            let second = try mount.scribble(500, on: number, first, &random)
             mount.close(number)
             // This one is not over yet, and lies over the one that is to be sealed.
-            let third = try scribble(50, on: number, through: mount, second, &random)
+            let third = try mount.scribble(50, on: number, second, &random)
             #expect(holdsLarge(test))
             var fault = 0
             while holdsLarge(test) {
