@@ -159,10 +159,16 @@ package final class Catalog: Sendable {
         var merged = store.metadata
         for (key, value) in metadata ?? [:] { merged[key] = value }
         try StoreLimits.check(pairsOf: merged)
+        let (name, description) = (name ?? store.name, description ?? store.description)
+        // Where nothing changes `updated_at` stays. (Strings are held equal that differ in bytes.)
+        let keepsMetadata =
+            merged.count == store.metadata.count
+            && merged.allSatisfy { store.metadata[$0.key]?.utf8.elementsEqual($0.value.utf8) == true }
+        if keepsMetadata, name.utf8.elementsEqual(store.name.utf8), description.utf8.elementsEqual(store.description.utf8) { return store }
         let text = try Self.json(merged)
         try set(id, "name = ?2, description = ?3, metadata = ?4") {
-            $0.bind(name ?? store.name, at: 2)
-            $0.bind(description ?? store.description, at: 3)
+            $0.bind(name, at: 2)
+            $0.bind(description, at: 3)
             $0.bind(text, at: 4)
         }
         return try self.store(id)

@@ -99,9 +99,10 @@ extension MemoryStore {
             case .update(let id, let content, let path):
                 let inode = try state.memoryInode(id)
                 try state.requireWritable()
+                if let content { try state.requireContractSize(content, at: state.path(of: inode)) }
                 try state.settleForAPI(inode)
                 let changesContent = content.map { inode.head!.size != $0.count || inode.head!.digest != Digest(of: $0) } ?? false
-                let changesPath = path.map { $0.text != state.path(of: inode) } ?? false
+                let changesPath = path.map { !$0.isSame(as: state.path(of: inode)) } ?? false
                 // A retry of a write that landed succeeds, whatever its precondition says by now.
                 guard changesContent || changesPath else { return try self.shown(inode, state) }
                 try self.require(precondition, inode, state)
