@@ -29,14 +29,16 @@ package struct StoreFilter: Sendable {
     package init() {}
 }
 
-/// The database of what there is: stores now, sessions, dreams and keys later. Small, synced at each change, safe from any thread.
+/// The database of what there is: stores and sessions now, dreams and keys later. Small, synced at each change, safe from any thread.
 package final class Catalog: Sendable {
     private let connection: Mutex<Connection>
-    private let lastTime = Mutex<Int64>(0)
+    private let lastTime: Mutex<Int64>
+    /// Told of what happens in sessions, in the order of the commits (`Catalog+Sessions`).
+    let sessionObserver = Mutex<(@Sendable (SessionChange) -> Void)?>(nil)
     private let path: String
     /// `Connection.totalChanges` when the copy was made; nil: by an earlier process, or never.
     private let copied = Mutex<Int?>(nil)
-    private static let label = "the catalog"
+    static let label = "the catalog"
 
     package init(path: String, isNew: Bool) throws(RemfsError) {
         let connection = try RemfsError.mapping(Self.label) { () throws(SQLiteError) in
@@ -47,6 +49,8 @@ package final class Catalog: Sendable {
         try RemfsError.mapping(Self.label) { () throws(SQLiteError) in
             try connection.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
         }
+        let latest = try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try connection.integer(Self.latestTime) }
+        lastTime = Mutex(latest ?? 0)
         self.path = path
         self.connection = Mutex(connection)
     }
@@ -59,13 +63,44 @@ package final class Catalog: Sendable {
         _ = try catalog.names()
     }
 
-    private func with<Answer>(_ body: (Connection) throws(SQLiteError) -> Answer) throws(RemfsError) -> Answer {
+    func with<Answer>(_ body: (Connection) throws(SQLiteError) -> Answer) throws(RemfsError) -> Answer {
         try connection.withLock { (connection) throws(RemfsError) in
             try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try body(connection) }
         }
     }
 
-    /// Microseconds that never repeat nor run backwards within the process.
+    /// Reads as of one moment: nobody else has the connection meanwhile.
+    func read<Answer>(_ body: (Connection) throws(RemfsError) -> Answer) throws(RemfsError) -> Answer {
+        try connection.withLock { (connection) throws(RemfsError) in try body(connection) }
+    }
+
+    /// Runs `body` in a transaction; `after`, once it is committed, before any other.
+    func transaction<Answer>(
+        _ body: (Connection) throws(RemfsError) -> Answer, after: (Answer) -> Void = { _ in }
+    ) throws(RemfsError) -> Answer {
+        try connection.withLock { (connection) throws(RemfsError) in
+            do throws(RemfsError) {
+                try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try connection.execute("BEGIN IMMEDIATE") }
+                let answer = try body(connection)
+                try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try connection.execute("COMMIT") }
+                after(answer)
+                return answer
+            } catch {
+                // `try?`: SQLite may have rolled back by itself; the first error is the one to tell of.
+                if connection.isInTransaction { try? connection.execute("ROLLBACK") }
+                throw error
+            }
+        }
+    }
+
+    /// Of what lists go by: a clock that was set back makes no row older than the one before it. Each from an index.
+    private static let latestTime = """
+        SELECT max(
+            coalesce((SELECT created FROM store ORDER BY sequence DESC LIMIT 1), 0), coalesce((SELECT max(created) FROM session), 0),
+            coalesce((SELECT processed FROM event ORDER BY sequence DESC LIMIT 1), 0))
+        """
+
+    /// Microseconds that never repeat nor run backwards, whatever the clock does.
     func now() -> Timestamp {
         var time = timespec()
         unsafe clock_gettime(CLOCK_REALTIME, &time)
@@ -237,7 +272,7 @@ package final class Catalog: Sendable {
         return stores
     }
 
-    private static func json(_ value: some Encodable) throws(RemfsError) -> String {
+    static func json(_ value: some Encodable) throws(RemfsError) -> String {
         do {
             return String(decoding: try JSONEncoder().encode(value), as: UTF8.self)
         } catch {
@@ -245,7 +280,7 @@ package final class Catalog: Sendable {
         }
     }
 
-    private static func decoded<Value: Decodable>(_ text: String) throws(RemfsError) -> Value {
+    static func decoded<Value: Decodable>(_ text: String) throws(RemfsError) -> Value {
         do {
             return try JSONDecoder().decode(Value.self, from: Data(text.utf8))
         } catch {

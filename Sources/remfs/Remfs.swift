@@ -17,6 +17,7 @@ struct Remfs: AsyncParsableCommand {
             CommandGroup(
                 name: "History", subcommands: [LogCommand.self, DiffCommand.self, RestoreCommand.self, MergeCommand.self]),
             CommandGroup(name: "Mount", subcommands: [MountCommand.self, UnmountCommand.self]),
+            CommandGroup(name: "Session", subcommands: [SessionCommand.self]),
         ])
 
     /// The one place where an error becomes an exit code: ours as `RemfsError.Code` says, bad usage as ArgumentParser does (64).
