@@ -97,7 +97,7 @@ extension Catalog {
             row.bind(session, at: 2)
             return try row.step()
         }
-        guard isThere else { throw RemfsError(.notFound, "\(label): session thread \(thread.prefix(80)) not found") }
+        guard isThere else { throw RemfsError(.notFound, "\(label): session thread \(thread.shortened) not found") }
     }
 
     /// The body with its reference: the ID of a tool use of this session, or of this request where it is called so.
@@ -122,7 +122,7 @@ extension Catalog {
         }
         if reference.isRequired {
             guard let type else {
-                throw RemfsError(.notFound, "\(label).\(reference.field): event \(reference.event.prefix(80)) not found")
+                throw RemfsError(.notFound, "\(label).\(reference.field): event \(reference.event.shortened) not found")
             }
             guard SessionEvent.toolUses.contains(type) else {
                 throw RemfsError(.invalidArgument, "\(label).\(reference.field) names an event of type \(type), which is no tool use")

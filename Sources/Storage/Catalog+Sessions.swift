@@ -52,7 +52,7 @@ extension Catalog {
         var attachments: [(SessionRequest.Resource, Store)] = []
         for (place, resource) in request.resources.enumerated() {
             guard let id = StoreID(resource.store) else {
-                throw RemfsError(.notFound, "resources[\(place)]: memory store \(resource.store.prefix(80)) not found")
+                throw RemfsError(.notFound, "resources[\(place)]: memory store \(resource.store.shortened) not found")
             }
             let store = try store(id)
             guard store.archived == nil else { throw RemfsError(.readOnly, "resources[\(place)]: \(store.label) is archived") }
@@ -139,9 +139,14 @@ extension Catalog {
             var merged = session.metadata
             for (key, value) in metadata ?? [:] { merged[key] = value }
             try StoreLimits.check(pairsOf: merged)
-            let text = try Self.json(merged)
             let newTitle = title ?? session.title
-            guard newTitle != session.title || merged != session.metadata else { return session }
+            // In bytes: text that Unicode holds equal is another text to who sent it.
+            let keepsTitle = (newTitle ?? "").utf8.elementsEqual((session.title ?? "").utf8) && (newTitle == nil) == (session.title == nil)
+            let keepsMetadata =
+                merged.count == session.metadata.count
+                && merged.allSatisfy { session.metadata[$0.key]?.utf8.elementsEqual($0.value.utf8) == true }
+            if keepsTitle, keepsMetadata { return session }
+            let text = try Self.json(merged)
             let time = now().microseconds
             try Self.sql { () throws(SQLiteError) in
                 let row = try connection.prepare("UPDATE session SET title = ?2, metadata = ?3, updated = ?4 WHERE sequence = ?1")

@@ -44,7 +44,7 @@ package struct Session: Sendable {
 
     package func attachment(of store: String) throws(RemfsError) -> Attachment {
         guard let found = attachments.first(where: { $0.store == store }) else {
-            throw RemfsError(.notFound, "\(label) has no resource \(store.unicodeScalars.count > 80 ? "of that ID" : store)")
+            throw RemfsError(.notFound, "\(label) has no resource \(store.shortened)")
         }
         return found
     }
@@ -139,7 +139,7 @@ package struct SessionRequest: Sendable {
         }
         for (place, resource) in resources.enumerated() {
             if resources[..<place].contains(where: { $0.store == resource.store }) {
-                throw RemfsError(.invalidArgument, "resources[\(place)] attaches memory store \(resource.store.prefix(80)) again")
+                throw RemfsError(.invalidArgument, "resources[\(place)] attaches memory store \(resource.store.shortened) again")
             }
             if let instructions = resource.instructions {
                 try Self.check(instructions, "resources[\(place)].instructions", 0...4_096)
@@ -163,6 +163,11 @@ package struct SessionRequest: Sendable {
     /// The contract names none of these two; ours bound what a list of sessions may weigh.
     private static let mostVaults = 100
     private static let longestName = 1_024
+}
+
+extension String {
+    /// What a client sent, as a message shows it: at most 80 scalars. (A character may be as long as the body.)
+    var shortened: String { unicodeScalars.count > 80 ? String(String.UnicodeScalarView(unicodeScalars.prefix(80))) + "..." : self }
 }
 
 /// The name of an attachment's directory, made of the store's name.
