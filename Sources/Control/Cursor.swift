@@ -11,6 +11,8 @@ package enum Cursor: Sendable, Equatable {
     case memories(after: String)
     /// Newest first.
     case versions(before: Int64)
+    /// The best first: how many were shown. Ranks change with what is written, so there is no key to go on from.
+    case search(after: Int)
 
     private static let prefix = "page_"
 
@@ -20,6 +22,7 @@ package enum Cursor: Sendable, Equatable {
             case .stores(let created, let sequence): "s-\(created.microseconds):\(sequence)"
             case .memories(let path): "m+\(path)"
             case .versions(let number): "v-\(number)"
+            case .search(let count): "q+\(count)"
             }
         let base64 = Data(plain.utf8).base64EncodedString()
         return Self.prefix + base64.map { $0 == "+" ? "-" : $0 == "/" ? "_" : $0 }.filter { $0 != "=" }
@@ -44,6 +47,9 @@ package enum Cursor: Sendable, Equatable {
         case "v-":
             guard let number = Int64(key), number > 0 else { return nil }
             self = .versions(before: number)
+        case "q+":
+            guard let count = Int(key), (1...1_000_000).contains(count) else { return nil }
+            self = .search(after: count)
         default: return nil
         }
     }
