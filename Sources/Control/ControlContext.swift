@@ -70,6 +70,17 @@ extension Request {
         }
     }
 
+    /// As `collectFields`, where a body may be left out: nil then.
+    func collectOptionalFields() async throws -> Result<Body?, RemfsError> {
+        let bytes = try await collectBytes()
+        guard bytes.readableBytes > 0 else { return .success(nil) }
+        do throws(RemfsError) {
+            return .success(try Body(parsing: bytes.readableBytesView))
+        } catch {
+            return .failure(error)
+        }
+    }
+
     /// What goes wrong here is the client's doing: it sends too much, or no HTTP, or has gone.
     private func collectBytes() async throws -> ByteBuffer {
         let maximum = ControlContext.maximumBody(of: uri.path)

@@ -19,6 +19,8 @@ package enum Cursor: Sendable, Equatable {
     case threads(of: Int64, after: Int64)
     /// Of one session, by place.
     case resources(of: Int64, after: Int64)
+    /// The best first: how many were shown. Ranks change with what is written, so there is no key to go on from.
+    case search(after: Int)
 
     private static let prefix = "page_"
 
@@ -33,6 +35,7 @@ package enum Cursor: Sendable, Equatable {
             case .events(let order, let owner, let sequence): "e\(Self.sign(order))\(owner):\(sequence)"
             case .threads(let session, let sequence): "t+\(session):\(sequence)"
             case .resources(let session, let place): "r+\(session):\(place)"
+            case .search(let count): "q+\(count)"
             }
         let base64 = Data(plain.utf8).base64EncodedString()
         return Self.prefix + base64.map { $0 == "+" ? "-" : $0 == "/" ? "_" : $0 }.filter { $0 != "=" }
@@ -75,6 +78,9 @@ package enum Cursor: Sendable, Equatable {
         case "r+":
             guard let parts = numbers(2) else { return nil }
             self = .resources(of: parts[0], after: parts[1])
+        case "q+":
+            guard let count = Int(key), (1...1_000_000).contains(count) else { return nil }
+            self = .search(after: count)
         default: return nil
         }
     }

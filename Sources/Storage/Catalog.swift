@@ -148,6 +148,11 @@ package final class Catalog: Sendable {
         }
     }
 
+    /// Those whose policy gives old versions up.
+    func storesWithRetention() throws(RemfsError) -> [StoreID] {
+        try select("WHERE json_extract(policy, '$.retention_days') IS NOT NULL ORDER BY sequence") { _ in }.map(\.id)
+    }
+
     /// Newest first, after the one with these keys.
     package func stores(
         _ filter: StoreFilter, before: (created: Timestamp, sequence: Int64)?, limit: Int

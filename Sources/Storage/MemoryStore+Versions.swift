@@ -28,7 +28,7 @@ extension MemoryStore {
     }
 
     /// Content over 128 KiB is hashed when someone first asks, without the store's lock; the answer stays with the head.
-    private func complete(_ memory: Memory) throws(RemfsError) -> Memory {
+    func complete(_ memory: Memory) throws(RemfsError) -> Memory {
         guard memory.contentSHA256.isEmpty else { return memory }
         let found = try look { (state) throws(RemfsError) in try state.memoryInode(memory.id).head }
         guard let head = found else { throw RemfsError(.notFound, "memory \(memory.id) not found") }
@@ -55,7 +55,7 @@ extension MemoryStore {
         return bytes
     }
 
-    private func content(ofVersion number: Int64, _ reader: Reader) throws(SQLiteError) -> [UInt8]? {
+    func content(ofVersion number: Int64, _ reader: Reader) throws(SQLiteError) -> [UInt8]? {
         let row = try reader.connection.prepare("SELECT content, size FROM version WHERE number = ?1")
         row.bind(number, at: 1)
         guard try row.step(), let size = row.integerOrNil(1) else { return nil }
@@ -146,8 +146,12 @@ extension MemoryStore {
                 return try self.shown(inode, state)
             }
             let last = try state.query { () throws(SQLiteError) -> (Int64, String)? in
+                // A redacted version has no path: the last one that is told. The interval that ends is the newest version's all the same.
                 let row = try state.writer.prepare(
-                    "SELECT number, directory || name FROM version WHERE memory = ?1 AND name IS NOT NULL ORDER BY number DESC LIMIT 1")
+                    """
+                    SELECT (SELECT max(number) FROM version WHERE memory = ?1), directory || name FROM version
+                    WHERE memory = ?1 AND name IS NOT NULL ORDER BY number DESC LIMIT 1
+                    """)
                 row.bind(memory.number(in: self.id) ?? 0, at: 1)
                 return try row.step() ? (row.integer(0), row.text(1) ?? "") : nil
             }
@@ -163,7 +167,7 @@ extension MemoryStore {
     // MARK: Versions
 
     private static let columns =
-        "number, memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale, redacted, redacted_by, content"
+        "number, memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale, redacted, redacted_by, content, pinned"
 
     /// Newest first, below `number` (nil: from the newest).
     package func versions(_ filter: VersionFilter, before number: Int64?, limit: Int) throws(RemfsError) -> [MemoryVersion] {
@@ -249,7 +253,8 @@ extension MemoryStore {
                     uid: row.integerOrNil(8).map { UInt32(truncatingIfNeeded: $0) },
                     pid: row.integerOrNil(9).map { Int32(truncatingIfNeeded: $0) }, command: row.text(10))),
             base: row.integerOrNil(11).map { VersionID(store: id, number: $0) }, isStale: row.integer(12) == 1,
-            redacted: row.integerOrNil(13).map { Timestamp(microseconds: $0) }, redactedBy: row.text(14).flatMap { MemoryActor(id: $0) })
+            redacted: row.integerOrNil(13).map { Timestamp(microseconds: $0) }, redactedBy: row.text(14).flatMap { MemoryActor(id: $0) },
+            isPinned: !row.isNull(16))
     }
 
     package func version(_ version: VersionID) throws(RemfsError) -> MemoryVersion {

@@ -107,6 +107,11 @@ enum Schema {
         ALTER TABLE extent ADD COLUMN mount INTEGER;
         ALTER TABLE extent ADD COLUMN request INTEGER;
         """,
+        """
+        -- Retention: what is never given up, and how many versions right before this one were.
+        ALTER TABLE version ADD COLUMN pinned INTEGER;
+        ALTER TABLE version ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;
+        """,
     ]
 
     static let catalog: [String] = [

@@ -6,6 +6,7 @@ extension StoreState {
     /// - Parameter keepingOrphans: mounts of a predecessor go on. Unlinked files may still be open somewhere, and requests be sent again.
     func load(keepingOrphans: Bool) throws(RemfsError) {
         try requireOwnFile()
+        try loadMarks()
         if keepingOrphans { try loadLedger() } else { try unlessFull { () throws(RemfsError) in try clearLedger() } }
         var drafted: [LedgerEntry]? = keepingOrphans ? [] : nil
         var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
@@ -26,6 +27,14 @@ extension StoreState {
             if !keepingOrphans { try deleteOrphans { _ in false } }
         }
         openSaves = []
+    }
+
+    /// What was begun and is to be gone on with.
+    private func loadMarks() throws(RemfsError) {
+        try query { () throws(SQLiteError) in
+            if try writer.integer("SELECT count(*) FROM property WHERE name = '\(Self.redactionMark)'") ?? 0 > 0 { scrub.wanted = 1 }
+            searchedUpTo = try writer.integer("SELECT value FROM property WHERE name = '\(Self.searchMark)'")
+        }
     }
 
     /// On a full disk a store can still be read, so what is only to be tidied up at opening stays as it is.

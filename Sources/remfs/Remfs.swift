@@ -13,9 +13,13 @@ struct Remfs: AsyncParsableCommand {
         version: version,
         groupedSubcommands: [
             CommandGroup(name: "Daemon", subcommands: [Serve.self, StatusCommand.self, DoctorCommand.self, Demo.self]),
-            CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self]),
+            CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self, SearchCommand.self]),
             CommandGroup(
-                name: "History", subcommands: [LogCommand.self, DiffCommand.self, RestoreCommand.self, MergeCommand.self]),
+                name: "History",
+                subcommands: [
+                    LogCommand.self, DiffCommand.self, RestoreCommand.self, MergeCommand.self, RedactCommand.self, PinCommand.self,
+                    UnpinCommand.self,
+                ]),
             CommandGroup(name: "Mount", subcommands: [MountCommand.self, UnmountCommand.self]),
             CommandGroup(name: "Session", subcommands: [SessionCommand.self]),
         ])
