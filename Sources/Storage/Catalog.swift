@@ -31,7 +31,10 @@ package struct StoreFilter: Sendable {
 
 /// The database of what there is: stores and sessions now, dreams and keys later. Small, synced at each change, safe from any thread.
 package final class Catalog: Sendable {
+    /// Writes, and reads of sessions.
     private let connection: Mutex<Connection>
+    /// Reads stores' rows: each request for a memory does, and transcripts are large. nil: in memory, where a second one would see nothing.
+    private let storeReader: Mutex<Connection>?
     private let lastTime: Mutex<Int64>
     /// Told of what happens in sessions, in the order of the commits (`Catalog+Sessions`).
     let sessionObserver = Mutex<(@Sendable (SessionChange) -> Void)?>(nil)
@@ -51,13 +54,18 @@ package final class Catalog: Sendable {
         }
         let latest = try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try connection.integer(Self.latestTime) }
         lastTime = Mutex(latest ?? 0)
+        storeReader =
+            path == Self.inMemory
+            ? nil : Mutex(try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try Connection(path: path, mode: .readWrite) })
         self.path = path
         self.connection = Mutex(connection)
     }
 
+    private static let inMemory = ":memory:"
+
     /// Writes and reads a catalog that is in memory only: what a process does for the first time takes it some milliseconds.
     package static func rehearse() throws(RemfsError) {
-        let catalog = try Catalog(path: ":memory:", isNew: true)
+        let catalog = try Catalog(path: inMemory, isNew: true)
         _ = try catalog.createStore(StoreID(bits: 1), name: "rehearsal", description: "", metadata: ["a": "b"])
         _ = try catalog.allStores()
         _ = try catalog.names()
@@ -65,6 +73,14 @@ package final class Catalog: Sendable {
 
     func with<Answer>(_ body: (Connection) throws(SQLiteError) -> Answer) throws(RemfsError) -> Answer {
         try connection.withLock { (connection) throws(RemfsError) in
+            try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try body(connection) }
+        }
+    }
+
+    /// Reads stores' rows, without waiting for what is done to sessions meanwhile.
+    private func withStoreReader<Answer>(_ body: (Connection) throws(SQLiteError) -> Answer) throws(RemfsError) -> Answer {
+        guard let storeReader else { return try with(body) }
+        return try storeReader.withLock { (connection) throws(RemfsError) in
             try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try body(connection) }
         }
     }
@@ -186,7 +202,7 @@ package final class Catalog: Sendable {
     }
 
     package func count() throws(RemfsError) -> Int {
-        try with { (connection) throws(SQLiteError) in Int(try connection.integer("SELECT count(*) FROM store") ?? 0) }
+        try withStoreReader { (connection) throws(SQLiteError) in Int(try connection.integer("SELECT count(*) FROM store") ?? 0) }
     }
 
     /// nil stays; `metadata` is a patch in which nil removes a key. At most 16 keys may be left (`api.md` 2).
@@ -251,7 +267,7 @@ package final class Catalog: Sendable {
     }
 
     private func select(_ condition: String, _ bind: (Statement) -> Void) throws(RemfsError) -> [Store] {
-        let rows = try with { (connection) throws(SQLiteError) in
+        let rows = try withStoreReader { (connection) throws(SQLiteError) in
             let row = try connection.prepare("SELECT \(Self.columns) FROM store \(condition)")
             bind(row)
             var rows: [(String, Int64, String, String, String, String, Int64, Int64, Int64?)] = []
@@ -371,19 +387,26 @@ package final class Catalog: Sendable {
 
     // MARK: Its copy
 
+    /// 64 MiB: copied and checked in a few tenths of a second.
+    private static let mostWhenStopping: Int64 = 64 << 20
+
     /// What the catalog is restored from (`Operations.md`).
     static func copy(of path: String) -> String { path + ".backup" }
 
     /// Renews the copy if anything has changed since it was made, and answers whether. The old one stays until the new one is whole and
-    /// on the disk, and a damaged catalog never takes its place.
-    func copyIfChanged() throws(RemfsError) -> Bool {
+    /// on the disk, and a damaged catalog never takes its place. Others go on meanwhile.
+    ///
+    /// - Parameter isStopping: then a catalog that has grown large, with transcripts, keeps the copy that it has: nobody is to wait so long.
+    func copyIfChanged(isStopping: Bool = false) throws(RemfsError) -> Bool {
+        if isStopping, hasCopied, StorePool.allocatedBytes(of: path) > Self.mostWhenStopping { return false }
         let changes = connection.withLock { $0.totalChanges }
         guard copied.withLock({ $0 != changes }) else { return false }
         let copy = Self.copy(of: path)
         let new = copy + ".new"
         guard unsafe unlink(new) == 0 || errno == ENOENT else { throw RemfsError.ofSystem("cannot write \(new)") }
         do throws(RemfsError) {
-            try with { (connection) throws(SQLiteError) in
+            try RemfsError.mapping(Self.label) { () throws(SQLiteError) in
+                let connection = try Connection(path: path, mode: .readWrite)
                 if try connection.integer("SELECT 1 FROM pragma_quick_check WHERE quick_check <> 'ok'") != nil {
                     throw SQLiteError(code: 11, message: "the copy of before stays")
                 }

@@ -370,9 +370,9 @@ package final class StorePool: Sendable {
 
     /// Renews the catalog's copy if it changed; answers whether that was tried.
     @discardableResult
-    func copyCatalog() -> Bool {
+    func copyCatalog(isStopping: Bool = false) -> Bool {
         do {
-            return try catalog.copyIfChanged()
+            return try catalog.copyIfChanged(isStopping: isStopping)
         } catch {
             logger.error("cannot copy the catalog", metadata: ["error": "\(error)"])
             return true
@@ -398,7 +398,7 @@ package final class StorePool: Sendable {
                 state.store = nil
             }
         }
-        copyCatalog()
+        copyCatalog(isStopping: true)
         do {
             try catalog.close()
         } catch {
