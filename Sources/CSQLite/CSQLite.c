@@ -19,6 +19,8 @@ enum {
 struct journal {
     sqlite3_file base;
     sqlite3_int64 end;
+    // The farthest byte that was written since the journal was begun.
+    sqlite3_int64 tail;
     int count;
     // The frame that was begun last ends its transaction.
     int commits;
@@ -33,13 +35,24 @@ static sqlite3_file *real(sqlite3_file *file) {
     return (sqlite3_file *)((struct journal *)file + 1);
 }
 
+static void note(struct journal *journal, sqlite3_int64 offset, int count) {
+    if (offset == 0) journal->tail = 0;
+    if (offset + count > journal->tail) journal->tail = offset + count;
+}
+
+// What follows the last frame is of no transaction, or of one that was moved into the database long ago. So the write goes on with zeros to
+// the end of the kernel's page: part of a page that is not in memory has to be read first, and the journal's pages are seldom used.
 static int flush(struct journal *journal) {
     if (journal->count == 0) return SQLITE_OK;
     int count = journal->count;
     journal->count = 0;
+    sqlite3_int64 end = journal->end + count;
+    int filler = end >= journal->tail && end % page ? page - (int)(end % page) : 0;
+    memset(journal->held + count, 0, filler);
     sqlite3_file *file = real(&journal->base);
-    int code = file->pMethods->xWrite(file, journal->held, count, journal->end);
-    journal->end = code == SQLITE_OK ? journal->end + count : -1;
+    int code = file->pMethods->xWrite(file, journal->held, count + filler, journal->end);
+    note(journal, journal->end, count);
+    journal->end = code == SQLITE_OK ? end : -1;
     return code;
 }
 
@@ -49,7 +62,7 @@ static int write_journal(sqlite3_file *base, const void *bytes, int count, sqlit
     int is_header = count == frame_header && follows && journal->count % (frame_header + page) == 0;
     int is_page = count == page && follows && journal->count % (frame_header + page) == frame_header;
     if (is_header && !journal->held) {
-        journal->held = malloc(most_frames * (frame_header + page));
+        journal->held = malloc(most_frames * (frame_header + page) + page);
         is_header = journal->held != NULL;
     }
     if (is_header || is_page) {
@@ -65,7 +78,15 @@ static int write_journal(sqlite3_file *base, const void *bytes, int count, sqlit
     int code = flush(journal);
     if (code != SQLITE_OK) return code;
     sqlite3_file *file = real(base);
-    code = file->pMethods->xWrite(file, bytes, count, offset);
+    if (offset == 0 && count < page) {
+        // The journal starts over: see `flush`.
+        unsigned char first[page] = {0};
+        memcpy(first, bytes, count);
+        code = file->pMethods->xWrite(file, first, page, 0);
+    } else {
+        code = file->pMethods->xWrite(file, bytes, count, offset);
+    }
+    note(journal, offset, count);
     journal->end = code == SQLITE_OK ? offset + count : -1;
     return code;
 }

@@ -91,10 +91,39 @@ import Testing
         #expect(try Self.writesOfThisThread() - before == 100)
     }
 
-    /// Calls of write(2) and its kin that the calling thread has made (proc_pid_io(5)).
-    private static func writesOfThisThread() throws -> Int {
+    /// A journal that starts over writes where the last one stood. Of that the kernel keeps no pages for long, and part of a page could only be
+    /// written once the rest of it was read.
+    @Test func aJournalThatStartsOverReadsNothing() throws { try TemporaryDirectory.with(countReads) }
+
+    private func countReads(_ directory: String) throws {
+        let path = "\(directory)/a.sqlite"
+        let connection = try open(path)
+        try connection.execute("PRAGMA cache_size = -2000; CREATE TABLE t (number INTEGER PRIMARY KEY, bytes BLOB) STRICT")
+        let put = try connection.prepare("INSERT OR REPLACE INTO t VALUES (?1, ?2)")
+        func fill() throws {
+            for number in 0..<100 {
+                put.bind(Int64(number), at: 1)
+                try put.run(binding: [UInt8](repeating: 1, count: 2_000), at: 2)
+            }
+        }
+        try fill()
+        let (frames, moved) = try connection.checkpoint(.passive)
+        #expect(frames > 0 && frames == moved)
+        let journal = try check(Glibc.open(path + "-wal", O_RDWR | O_CLOEXEC))
+        defer { close(journal) }
+        try check(fsync(journal))
+        try #require(posix_fadvise(journal, 0, 0, POSIX_FADV_DONTNEED) == 0)
+        let before = try Self.ofThisThread("read_bytes")
+        try fill()
+        #expect(try Self.ofThisThread("read_bytes") - before == 0)
+    }
+
+    private static func writesOfThisThread() throws -> Int { try ofThisThread("syscw") }
+
+    /// A count of proc_pid_io(5) for the calling thread: `syscw`, calls of write(2) and its kin; `read_bytes`, what disks had to give.
+    private static func ofThisThread(_ count: String) throws -> Int {
         let text = try #require(Files.text("/proc/thread-self/io"))
-        let line = try #require(text.split(separator: "\n").first { $0.hasPrefix("syscw:") })
-        return try #require(Int(line.dropFirst("syscw: ".count)))
+        let line = try #require(text.split(separator: "\n").first { $0.hasPrefix("\(count): ") })
+        return try #require(Int(line.dropFirst(count.count + 2)))
     }
 }
