@@ -82,6 +82,18 @@ extension MemoryStore {
         }
     }
 
+    /// What upkeep does of it: without waiting for readers. Answers whether nothing is left.
+    func goOnWithRedactions() throws(RemfsError) -> Bool {
+        guard state.withLock({ $0.scrub.isNeeded }) else { return true }
+        do throws(RemfsError) {
+            try finishRedactions(patience: 0)
+            return true
+        } catch {
+            guard error.code == .busy else { throw error }
+            return false
+        }
+    }
+
     /// Moves all of the journal into the database and cuts its file to nothing.
     ///
     /// - Parameter patience: ns; how long to wait for those who still read from it.
