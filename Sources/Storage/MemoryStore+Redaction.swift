@@ -11,7 +11,7 @@ extension MemoryStore {
     /// Blanks a version and returns once no trace of its bytes is left in the store's files. A version that is redacted already is answered
     /// as it is.
     ///
-    /// Archived stores allow it. Writers of the store wait while its file is written anew: a second or two for each 100 MB.
+    /// Archived stores allow it. Writers of the store wait while its file is written anew: about a second for each 100 MB.
     ///
     /// - Parameter patience: ns; for those who read from the journal.
     /// - Throws: `notFound`; `invalidArgument` for the head of a live memory; `unavailable` where the version is blank but its bytes are

@@ -95,10 +95,11 @@ extension ServeTests {
                 for round in 0..<12 {
                     let (_, versions) = try Self.memory(daemon, store, "/\(round).md", "\(round) \(Self.secret)", "clean \(round)")
                     let target = "\(store)/memory_versions/\(versions[0])"
+                    let serving = try daemon.servingProcess()
                     let asking = try Binary.start(["redact", "notes", versions[0]], environment: daemon.environment)
                     // From before it has begun to after it has ended.
-                    usleep(UInt32(6_000 + round * 4_000))
-                    kill(try daemon.servingProcess(), SIGKILL)
+                    usleep(UInt32(10_000 + round * 8_000))
+                    kill(serving, SIGKILL)
                     _ = try asking.wait()
                     // The holder starts another one; whoever asks waits for it.
                     var answer: [String: Any]?

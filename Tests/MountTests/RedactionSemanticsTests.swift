@@ -55,6 +55,7 @@ struct RedactionSemanticsTests {
             #expect(try mount.store.version(version.id).redacted != nil)
             // Those who go on writing do not bring it back.
             try mount.run("echo more >> f")
+            mount.store.drainInvalidations()
             #expect(try mount.read("/f") == after + "more\n" && other.read("/f") == after + "more\n")
             mount.daemon.end()
             #expect(try Self.traces(mount.daemon) == [])
