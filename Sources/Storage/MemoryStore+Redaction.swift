@@ -11,7 +11,7 @@ extension MemoryStore {
     /// Blanks a version and returns once no trace of its bytes is left in the store's files. A version that is redacted already is answered
     /// as it is.
     ///
-    /// Archived stores allow it. Writers of the store wait while its file is written anew: a second or two for each 100 MB.
+    /// Archived stores allow it. Writers of the store wait while its file is written anew: about a second for each 100 MB.
     ///
     /// - Parameter patience: ns; for those who read from the journal.
     /// - Throws: `notFound`; `invalidArgument` for the head of a live memory; `unavailable` where the version is blank but its bytes are
@@ -79,6 +79,18 @@ extension MemoryStore {
                 state.scrub.done = max(state.scrub.done, min(goal, state.scrub.rewritten))
             }
             try synchronizeNow()
+        }
+    }
+
+    /// What upkeep does of it: without waiting for readers. Answers whether nothing is left.
+    func goOnWithRedactions() throws(RemfsError) -> Bool {
+        guard state.withLock({ $0.scrub.isNeeded }) else { return true }
+        do throws(RemfsError) {
+            try finishRedactions(patience: 0)
+            return true
+        } catch {
+            guard error.code == .busy else { throw error }
+            return false
         }
     }
 

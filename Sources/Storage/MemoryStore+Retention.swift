@@ -29,7 +29,12 @@ extension MemoryStore {
         guard !isDryRun else { return result }
         try prune(doomed.map(\.number))
         while try state.withLock({ (state) throws(RemfsError) in try state.encodeDeltas(atMost: 4) }) {}
-        while try state.withLock({ (state) throws(RemfsError) in try state.freeAnyPages(atMost: Self.pagesAtOnce) }) {}
+        var rounds = 0
+        while try state.withLock({ (state) throws(RemfsError) in try state.freeAnyPages(atMost: Self.pagesAtOnce) }) {
+            rounds += 1
+            // Each page that moves is in the journal first.
+            if rounds % 16 == 0 { try checkpoint() }
+        }
         do throws(RemfsError) {
             try emptyJournal(patience: 1_000_000_000)
         } catch {
@@ -201,6 +206,7 @@ extension StoreState {
             try statements.setProperty.run()
         }
         for inode in holders { inode.ownsContent = true }
+        uncheckpointed += numbers.count
     }
 
     /// Gives free pages back to the disk, however few. Answers whether more are left.
@@ -209,7 +215,7 @@ extension StoreState {
             let free = try writer.integer("PRAGMA freelist_count") ?? 0
             guard free > 0 else { return false }
             try writer.execute("PRAGMA incremental_vacuum(\(most))")
-            uncheckpointed += 1
+            uncheckpointed += Int(most)
             return try writer.integer("PRAGMA freelist_count") ?? 0 < free
         }
     }

@@ -64,13 +64,19 @@ package final class MemoryStore: Sendable {
         newest = Mutex(state.lastVersion)
         self.state = Mutex(state)
         readers = ReaderPool(path: path, label: label)
-        try finishAtOpening()
+        finishAtOpening()
     }
 
-    /// What a redaction was killed in the middle of is finished before anyone reads. Where there is no room to, upkeep goes on with it.
-    private func finishAtOpening() throws(RemfsError) {
+    /// What a redaction was killed in the middle of is finished before anyone reads. Where that cannot be, as on a full disk, upkeep goes on
+    /// with it, and all else goes on as well.
+    private func finishAtOpening() {
         guard state.withLock({ $0.scrub.isNeeded }) else { return }
-        do throws(RemfsError) { try finishRedactions() } catch { guard error.isOfFullDisk else { throw error } }
+        do throws(RemfsError) {
+            try finishRedactions()
+        } catch {
+            environment.logger.error("cannot finish a redaction", metadata: ["store": "\(id)", "error": "\(error)"])
+            environment.schedule(id, false)
+        }
     }
 
     private static func makeRoot(_ state: StoreState) throws(RemfsError) {
@@ -329,7 +335,7 @@ package final class MemoryStore: Sendable {
             hasMore = try state.withLock { (state) throws(RemfsError) in try state.encodeDeltas(atMost: 4) }
         }
         try state.withLock { (state) throws(RemfsError) in try state.writeDirectoryTimes() }
-        if state.withLock({ $0.scrub.isNeeded }) { try finishRedactions() }
+        guard try goOnWithRedactions() else { return true }
         guard try catchUpIndex(goesOn: goesOn) else { return true }
         while try state.withLock({ (state) throws(RemfsError) in try state.freePages(atMost: 64) }) {
             guard goesOn() else { return true }

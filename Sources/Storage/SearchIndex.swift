@@ -168,7 +168,14 @@ extension MemoryStore {
     private func makeIndex() throws(RemfsError) {
         try state.withLock { (state) throws(RemfsError) in
             if state.isDeleted { throw RemfsError(.stale, "\(state.label) was deleted") }
-            if state.searchedUpTo == nil { state.searchedUpTo = 0 }
+            guard state.searchedUpTo == nil else { return }
+            let hasFTS = try state.query { () throws(SQLiteError) in
+                try state.writer.integer("SELECT count(*) FROM pragma_module_list WHERE name = 'fts5'") ?? 0
+            }
+            guard hasFTS > 0 else {
+                throw RemfsError(.unsupported, "this machine's SQLite was built without FTS5, so nothing can be searched")
+            }
+            state.searchedUpTo = 0
         }
     }
 

@@ -84,6 +84,43 @@ extension ServeTests {
             }
         }
 
+        /// Killed at any time after it was asked, it is as if it had not been asked, or the next start finishes it.
+        @Test func aKilledRedactionIsFinishedByTheNextStart() throws {
+            try DaemonProcess.prepared { daemon in
+                try daemon.start()
+                let store = try Self.create(daemon)
+                let filler = String(repeating: "nothing to hide here. ", count: 4_000)
+                for place in 0..<40 { _ = try Self.memory(daemon, store, "/filler/\(place).md", "\(place) \(filler)") }
+                var redacted = 0
+                for round in 0..<12 {
+                    let (_, versions) = try Self.memory(daemon, store, "/\(round).md", "\(round) \(Self.secret)", "clean \(round)")
+                    let target = "\(store)/memory_versions/\(versions[0])"
+                    let serving = try daemon.servingProcess()
+                    let asking = try Binary.start(["redact", "notes", versions[0]], environment: daemon.environment)
+                    // From before it has begun to after it has ended.
+                    usleep(UInt32(10_000 + round * 8_000))
+                    kill(serving, SIGKILL)
+                    _ = try asking.wait()
+                    // The holder starts another one; whoever asks waits for it.
+                    var answer: [String: Any]?
+                    for _ in 0..<500 where answer == nil {
+                        answer = try? daemon.http("GET", target).json()
+                        if answer == nil { usleep(20_000) }
+                    }
+                    let version = try #require(answer)
+                    if version["redacted_at"] is NSNull {
+                        #expect(version["content"] as? String == "\(round) \(Self.secret)", "round \(round)")
+                        #expect(try daemon.http("POST", "\(target)/redact").status == 200)
+                    } else {
+                        redacted += 1
+                    }
+                    #expect(try Self.traces(daemon) == [], "round \(round)")
+                    #expect(try daemon.remfs("doctor", "notes").status == 0, "round \(round)")
+                }
+                print("of 12 redactions that were cut off \(redacted) had begun")
+            }
+        }
+
         @Test func commandsRedactPinAndLog() throws {
             try DaemonProcess.with { daemon in
                 let store = try Self.create(daemon)

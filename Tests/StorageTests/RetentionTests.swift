@@ -218,6 +218,24 @@ import Threads
         }
     }
 
+    /// Also of stores that nobody has open.
+    @Test func upkeepKnowsWhichStoresGiveVersionsUp() throws {
+        try TemporaryDirectory.with { directory in
+            let pool = try StorePool(stateDirectory: directory + "/state", logger: TestStore.environment.logger)
+            defer { pool.close() }
+            let ids = try (0..<3).map { try pool.createStore(name: "\($0)", description: "", metadata: [:]).id }
+            #expect(try pool.catalog.storesWithRetention() == [])
+            for id in [ids[2], ids[0]] {
+                var policy = Policy()
+                policy.retentionDays = 3
+                _ = try pool.setPolicy(id, policy)
+            }
+            #expect(try pool.catalog.storesWithRetention() == [ids[0], ids[2]])
+            _ = try pool.setPolicy(ids[0], Policy())
+            #expect(try pool.catalog.storesWithRetention() == [ids[2]])
+        }
+    }
+
     // MARK: Files of before
 
     /// A file as the schema before this one left it.

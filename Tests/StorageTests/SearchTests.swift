@@ -235,7 +235,7 @@ import Threads
             }
             let (common, rare, prefix) = (try median("deploy"), try median("w77"), try median("w1*"))
             start = StoreState.monotonic()
-            try mount.save("/d0/new.md", "deploy")
+            try mount.save("/d0/0.md", "deploy")
             let write = (StoreState.monotonic() - start) / 1_000
             print(
                 """
