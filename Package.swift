@@ -83,7 +83,7 @@ let package = Package(
         .testTarget(
             name: "ControlTests",
             dependencies: [
-                "Control", "Filesystem", "Storage", lifecycle, logging,
+                "Control", "Filesystem", "Storage", "TestSupport", lifecycle, logging,
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HummingbirdTesting", package: "hummingbird"),
@@ -92,7 +92,7 @@ let package = Package(
             ],
             swiftSettings: tests),
         .testTarget(name: "MountTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads"], swiftSettings: tests),
-        .testTarget(name: "DaemonTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads", "remfs"], swiftSettings: tests),
+        .testTarget(name: "DaemonTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads", "benchmarks", "remfs"], swiftSettings: tests),
         .testTarget(name: "FaultTests", dependencies: ["TestSupport", "Threads", "remfs"], swiftSettings: tests),
         .testTarget(name: "StyleTests", swiftSettings: tests),
         .executableTarget(name: "benchmarks", dependencies: [arguments], path: "Tests/Benchmarks", swiftSettings: tests),

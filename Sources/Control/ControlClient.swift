@@ -5,11 +5,26 @@ import NIOCore
 import NIOHTTP1
 package import Storage
 
-/// A caller of the control socket. All commands go through it.
+/// A caller of the daemon, over its socket or over TCP. All commands go through it.
 package struct ControlClient: Sendable {
     package enum Method: Sendable { case get, post, delete }
 
-    private let socket: String
+    private enum Place: Sendable {
+        case socket(String)
+        /// Without a slash at its end.
+        case url(String)
+
+        var name: String {
+            switch self {
+            case .socket(let path): path
+            case .url(let url): url
+            }
+        }
+    }
+
+    private let place: Place
+    /// Sent with each request; no message ever holds it.
+    private let key: String?
 
     /// One for the process, never shut down: it ends with it.
     private static let http: HTTPClient = {
@@ -21,7 +36,22 @@ package struct ControlClient: Sendable {
         return HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
     }()
 
-    package init(socket: String) { self.socket = socket }
+    package init(socket: String, key: String? = nil) {
+        place = .socket(socket)
+        self.key = key
+    }
+
+    /// - Parameter url: `http://127.0.0.1:7447`, or the `https` of what stands before the daemon.
+    /// - Throws: `invalidArgument` for what is no such URL.
+    package init(url: String, key: String?) throws(RemfsError) {
+        guard let parts = URLComponents(string: url), let scheme = parts.scheme?.lowercased(), ["http", "https"].contains(scheme),
+            let host = parts.host, !host.isEmpty, parts.user == nil, parts.password == nil, parts.query == nil, parts.fragment == nil
+        else {
+            throw RemfsError(.invalidArgument, "a daemon's URL is such as http://127.0.0.1:7447, without a name, a query or a fragment")
+        }
+        place = .url(String(url.reversed().drop { $0 == "/" }.reversed()))
+        self.key = key
+    }
 
     /// Sends a request and decodes the answer. Failures come as the daemon's own `RemfsError`.
     package func call<Answer: Decodable>(
@@ -50,7 +80,7 @@ package struct ControlClient: Sendable {
         _ method: Method, _ path: String, query: [(String, String?)] = [], body: (any Encodable & Sendable)? = nil,
         to sink: (Data) throws(RemfsError) -> Void
     ) async throws(RemfsError) {
-        try ControlSocket(path: socket).checkLength()
+        if case .socket(let path) = place { try ControlSocket(path: path).checkLength() }
         do {
             let response = try await Self.http.execute(try request(method, path, query, body), deadline: .distantFuture)
             guard (200..<300).contains(response.status.code) else {
@@ -63,11 +93,13 @@ package struct ControlClient: Sendable {
         } catch is CancellationError {
             throw RemfsError(.unavailable, "interrupted")
         } catch {
-            throw Self.unanswered(error, socket)
+            throw Self.unanswered(error, place.name)
         }
     }
 
     /// Why there was no answer, or no whole one.
+    ///
+    /// - Parameter socket: its path, or the URL.
     static func unanswered(_ error: any Error, _ socket: String) -> RemfsError {
         let cause = String(describing: error)
         switch (error as? IOError)?.errnoCode {
@@ -98,20 +130,29 @@ package struct ControlClient: Sendable {
             }
         }
         let uri = pairs.isEmpty ? path : path + "?" + pairs.joined(separator: "&")
-        guard let url = URL(httpURLWithSocketPath: socket, uri: uri) else {
-            throw RemfsError(.invalidArgument, "socket \(socket) makes no URL")
-        }
-        var request = HTTPClientRequest(url: url.absoluteString)
+        var request = HTTPClientRequest(url: try url(of: uri))
         switch method {
         case .get: request.method = .GET
         case .post: request.method = .POST
         case .delete: request.method = .DELETE
         }
+        if let key { request.headers.add(name: "authorization", value: "Bearer \(key)") }
         if let body {
             request.headers.add(name: "content-type", value: "application/json")
             request.body = .bytes(ByteBuffer(bytes: try JSONEncoder().encode(body)))
         }
         return request
+    }
+
+    private func url(of uri: String) throws(RemfsError) -> String {
+        switch place {
+        case .socket(let path):
+            guard let url = URL(httpURLWithSocketPath: path, uri: uri) else {
+                throw RemfsError(.invalidArgument, "socket \(path) makes no URL")
+            }
+            return url.absoluteString
+        case .url(let url): return url + uri
+        }
     }
 
     /// The daemon's failure: our own code from its header, the message from its envelope.

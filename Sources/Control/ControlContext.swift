@@ -1,4 +1,3 @@
-package import Foundation
 import HTTPTypes
 package import Hummingbird
 package import NIOCore
@@ -11,33 +10,51 @@ package struct ControlContext: RequestContext {
     /// Session routes: a transcript comes in with its documents and images.
     package static let maximumSessionBody = 32 << 20
 
-    package static func maximumBody(of path: some StringProtocol) -> Int {
-        path.hasPrefix("/v1/sessions") ? maximumSessionBody : maximumBody
-    }
-
     package var coreContext: CoreRequestContextStorage
     package let channel: any Channel
     package let requestID: Storage.RequestID
-    /// Set by `PeerMiddleware`, so present in every route.
+    /// The process at the other end; nil: it came over TCP.
     package var caller: Peer?
+    /// The key that came with the request.
+    package var key: APIKey?
+    /// What the request may do; nothing, until `CallerMiddleware` says it.
+    package var scopes = Scopes(.read, stores: [])
 
-    package init(source: ApplicationRequestContextSource) {
+    /// Of the route that is asked, in bytes, where it is not the usual one.
+    @TaskLocal static var bodyLimit = maximumBody
+
+    /// Where its connection came in.
+    let door: Door
+
+    package init(source: ApplicationRequestContextSource) { self.init(source: source, door: .network(HostNames())) }
+
+    init(source: ApplicationRequestContextSource, door: Door) {
         coreContext = .init(source: source)
         channel = source.channel
         requestID = Storage.RequestID.random()
+        self.door = door
     }
 
     package var maxUploadSize: Int { Self.maximumBody }
 
-    package var responseEncoder: JSONEncoder {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        return encoder
-    }
+    package var responseEncoder: JSONWriter { JSONWriter() }
 
     /// Who a version made by this request names.
     package var author: Author {
-        Author(.local, writer: caller.map { Writer(uid: $0.uid, pid: $0.pid, command: $0.command) } ?? Writer())
+        Author(
+            key.map { .api(keyID: $0.id.description) } ?? .local,
+            writer: caller.map { Writer(uid: $0.uid, pid: $0.pid, command: $0.command) } ?? Writer())
+    }
+
+    /// Refuses what the caller may not do to a store.
+    package func require(_ permission: Scopes.Permission, on store: StoreID) throws(RemfsError) {
+        guard scopes.allows(permission, on: store) else { throw outOfScope(permission, store.description) }
+    }
+
+    /// The same for a store that exists or not: whose key is for others does not learn it.
+    func outOfScope(_ permission: Scopes.Permission, _ what: String? = nil) -> RemfsError {
+        let who = key.map { "key \($0.id)" } ?? "this caller"
+        return RemfsError(.notPermitted, "\(who) does not allow to \(permission.rawValue)\(what.map { " memory store \($0)" } ?? " this")")
     }
 
     /// The ID in the path, or the 404 that an ID gives which no store, memory or version of ours can have.
@@ -55,6 +72,7 @@ package struct ControlContext: RequestContext {
     var sessionID: SessionID { get throws(RemfsError) { try id("session", of: "session") } }
     var threadID: ThreadID { get throws(RemfsError) { try id("thread", of: "session thread") } }
     var mountID: MountID { get throws(RemfsError) { try id("mount", of: "mount") } }
+    var keyID: APIKeyID { get throws(RemfsError) { try id("key", of: "key") } }
 }
 
 extension Request {
@@ -83,16 +101,32 @@ extension Request {
 
     /// What goes wrong here is the client's doing: it sends too much, or no HTTP, or has gone.
     private func collectBytes() async throws -> ByteBuffer {
-        let maximum = ControlContext.maximumBody(of: uri.path)
-        let tooLarge = RemfsError(.bodyTooLarge, "request body is over \(maximum) bytes")
+        let limit = ControlContext.bodyLimit
+        let tooLarge = RemfsError(.bodyTooLarge, "request body is over \(limit) bytes")
         // A client that waits for leave to send gets its refusal instead. (Others are sending, and some hear nothing until they have.)
-        if headers[.expect] != nil, let length = headers[.contentLength].flatMap({ Int($0) }), length > maximum {
+        if headers[.expect] != nil, let length = headers[.contentLength].flatMap({ Int($0) }), length > limit {
             throw tooLarge
         }
+        var held = HeldBytes()
         do {
-            return try await body.collect(upTo: maximum)
-        } catch is NIOTooManyBytesError {
-            throw tooLarge
+            var all = ByteBuffer()
+            var unwanted = 0
+            for try await piece in body {
+                if unwanted > 0 || all.readableBytes + piece.readableBytes > limit {
+                    // Who wants the connection closed may hear nothing before all is sent; others are heard out by the server.
+                    unwanted += piece.readableBytes
+                    guard headers[.connection]?.lowercased() == "close", unwanted <= ConnectionLimits.mostAfterAnswer else {
+                        throw tooLarge
+                    }
+                    continue
+                }
+                guard held.add(piece.readableBytes) else { throw HeldBytes.tooMany }
+                all.writeImmutableBuffer(piece)
+            }
+            guard unwanted == 0 else { throw tooLarge }
+            return all
+        } catch let error as RemfsError {
+            throw error
         } catch let error as CancellationError {
             throw error
         } catch {

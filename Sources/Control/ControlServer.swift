@@ -1,4 +1,5 @@
 package import Filesystem
+import Glibc
 import HTTPTypes
 import Hummingbird
 package import Logging
@@ -13,21 +14,27 @@ package struct ControlServer: Service {
         package let socket: ControlSocket
         package let stateDirectory: String
         package let version: String
-        /// A connection that is idle, or in the middle of sending a request, for longer than this is closed.
-        package let idleTimeout: Duration
+        package let limits: ConnectionLimits
+        /// Where requests come in over TCP as well, and the names that they may be for; nil: nowhere.
+        package let network: (address: ListenAddress, names: HostNames)?
+        /// The port may still be a predecessor's for a while: it is waited for.
+        package let goesOn: Bool
         /// What holds for each reader of an event stream.
         package let streams: EventReader.Limits
         /// The models that dreams may name: the one list of them. Empty until the daemon can run dreams.
         package let models: [String]
 
         package init(
-            socket: ControlSocket, stateDirectory: String, version: String, idleTimeout: Duration = .seconds(60),
-            streams: EventReader.Limits = .init(), models: [String] = []
+            socket: ControlSocket, stateDirectory: String, version: String, limits: ConnectionLimits = ConnectionLimits(),
+            network: (address: ListenAddress, names: HostNames)? = nil, goesOn: Bool = false, streams: EventReader.Limits = .init(),
+            models: [String] = []
         ) {
             self.socket = socket
             self.stateDirectory = stateDirectory
             self.version = version
-            self.idleTimeout = idleTimeout
+            self.limits = limits
+            self.network = network
+            self.goesOn = goesOn
             self.streams = streams
             self.models = models
         }
@@ -38,20 +45,24 @@ package struct ControlServer: Service {
 
     private let configuration: Configuration
     private let responder: RouterResponder<ControlContext>
+    private let bodyLimits: BodyLimits
     private let onReady: @Sendable () async -> Void
     private let listen: @Sendable () throws -> Int32
     private let removesSocket: @Sendable () -> Bool
     private let logger: Logger
+    /// What there is, for tests.
+    let routes: [Routes.Route]
 
     /// - Parameters:
     ///   - listen: answers a descriptor of the socket, bound and listening, which becomes the server's; nil: the server makes the socket.
     ///   - removesSocket: asked when the server stops: whether the socket's place is to be left empty.
     ///   - onReady: called once the socket takes requests.
+    /// - Throws: where the keys cannot be read.
     package init(
         _ configuration: Configuration, stores: StorePool, mounts: MountTable, metrics: PrometheusMetrics, logger: Logger,
         listen: (@Sendable () throws -> Int32)? = nil, removesSocket: @escaping @Sendable () -> Bool = { true },
         onReady: @escaping @Sendable () async -> Void = {}
-    ) {
+    ) throws(RemfsError) {
         self.configuration = configuration
         self.onReady = onReady
         let socket = configuration.socket
@@ -62,8 +73,10 @@ package struct ControlServer: Service {
             }
         self.removesSocket = removesSocket
         self.logger = logger
-        var routes = Routes([ErrorMiddleware(), PeerMiddleware(group: configuration.socket.group, stores: stores)])
+        let keys = try KeyRing(stores.catalog)
+        var routes = Routes([ErrorMiddleware(), CallerMiddleware(group: configuration.socket.group, stores: stores, keys: keys)])
         StatusRoutes(stores: stores, mounts: mounts, metrics: metrics, configuration: configuration).add(to: &routes)
+        KeyRoutes(stores: stores, keys: keys).add(to: &routes)
         StoreRoutes(stores: stores, stateDirectory: configuration.stateDirectory).add(to: &routes)
         MemoryRoutes(stores: stores).add(to: &routes)
         VersionRoutes(stores: stores, watch: VersionWatch(stores)).add(to: &routes)
@@ -75,16 +88,33 @@ package struct ControlServer: Service {
         SessionRoutes(stores: stores).add(to: &routes)
         SessionEventRoutes(stores: stores, streams: SessionStreams(stores.catalog, configuration.streams)).add(to: &routes)
         DreamRoutes(stores: stores, models: configuration.models).add(to: &routes)
+        self.routes = routes.all
         responder = routes.responder()
+        bodyLimits = routes.bodyLimits
     }
 
     package func run() async throws {
-        let listener = ControlListener(
-            descriptor: try listen(), responder: responder, idleTimeout: configuration.idleTimeout, logger: Self.quiet(logger),
-            onRunning: onReady)
+        let port = try firstPort()
+        let socket: Int32
+        do { socket = try listen() } catch {
+            if let port { close(port) }
+            throw error
+        }
         defer { if removesSocket() { configuration.socket.remove(logger) } }
         try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { try await listener.run() }
+            group.addTask {
+                try await withThrowingTaskGroup(of: Void.self) { doors in
+                    doors.addTask { try await listener().run(socket, onRunning: onReady) }
+                    if let network = configuration.network {
+                        doors.addTask {
+                            var port = port
+                            if port == nil { port = try await nextPort(network.address) }
+                            if let port { try await listener(network.names).run(port) }
+                        }
+                    }
+                    try await doors.waitForAll()
+                }
+            }
             group.addTask {
                 try await gracefulShutdown()
                 try await Task.sleep(for: Self.gracePeriod)
@@ -92,6 +122,39 @@ package struct ControlServer: Service {
             // The first to end is the server, having stopped, or the grace period.
             defer { group.cancelAll() }
             try await group.next()
+        }
+    }
+
+    private func listener(_ names: HostNames? = nil) -> ControlListener {
+        ControlListener(
+            responder: responder, limits: configuration.limits, bodyLimits: bodyLimits, names: names, logger: Self.quiet(logger))
+    }
+
+    /// The port, if there is to be one and nobody has it. Who starts a daemon hears of one that is in use; who goes on with one waits.
+    private func firstPort() throws(RemfsError) -> Int32? {
+        guard let address = configuration.network?.address else { return nil }
+        do throws(RemfsError) {
+            return try address.listen()
+        } catch {
+            guard configuration.goesOn else { throw error }
+            logger.error("no requests over TCP yet", metadata: ["error": "\(error)"])
+            return nil
+        }
+    }
+
+    /// The port, once it is free; nil: all is being stopped.
+    private func nextPort(_ address: ListenAddress) async throws -> Int32? {
+        while true {
+            do {
+                try await cancelWhenGracefulShutdown { try await Task.sleep(for: .milliseconds(100)) }
+            } catch is CancellationError {
+                return nil
+            }
+            guard !Task.isShuttingDownGracefully else { return nil }
+            // `try?`: why it is not to be had yet was said at first.
+            guard let port = try? address.listen() else { continue }
+            logger.notice("requests over TCP", metadata: ["listen": "\(address)"])
+            return port
         }
     }
 

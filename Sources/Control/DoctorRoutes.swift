@@ -6,10 +6,10 @@ struct DoctorRoutes: Sendable {
     let stores: StorePool
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/memory_stores/:store/check", use: check)
-        routes.on(.post, "/v1/memory_stores/:store/repair", use: repair)
-        routes.on(.get, "/v1/remfs/check", use: checkState)
-        routes.on(.post, "/v1/remfs/repair", use: repairState)
+        routes.on(.get, "/v1/memory_stores/:store/check", needs: .store(.admin), use: check)
+        routes.on(.post, "/v1/memory_stores/:store/repair", needs: .store(.admin), use: repair)
+        routes.on(.get, "/v1/remfs/check", needs: .all(.admin), use: checkState)
+        routes.on(.post, "/v1/remfs/repair", needs: .all(.admin), use: repairState)
     }
 
     func check(_ request: Request, _ context: ControlContext) async throws -> Wire.Diagnosis {

@@ -9,11 +9,11 @@ struct DreamRoutes: Sendable {
     let models: [String]
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/dreams", use: list)
-        routes.on(.post, "/v1/dreams", use: create)
-        routes.on(.get, "/v1/dreams/:dream", use: get)
-        routes.on(.post, "/v1/dreams/:dream/cancel", use: get)
-        routes.on(.post, "/v1/dreams/:dream/archive", use: get)
+        routes.on(.get, "/v1/dreams", needs: .all(.read), use: list)
+        routes.on(.post, "/v1/dreams", needs: .all(.write), use: create)
+        routes.on(.get, "/v1/dreams/:dream", needs: .all(.read), use: get)
+        routes.on(.post, "/v1/dreams/:dream/cancel", needs: .all(.write), use: get)
+        routes.on(.post, "/v1/dreams/:dream/archive", needs: .all(.write), use: get)
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Deleted> {

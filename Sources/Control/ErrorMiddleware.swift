@@ -39,6 +39,13 @@ struct ErrorMiddleware: RouterMiddleware {
         return request.method == .head ? response.createHeadResponse() : response
     }
 
+    /// The answer to a request that failed outside of the routes.
+    static func refusal(_ error: RemfsError, _ context: ControlContext) throws -> Response {
+        var response = try Failure(error).response(context)
+        response.headers[.requestID] = context.requestID.description
+        return response
+    }
+
     private static func metadata(_ request: Request, _ context: Context, _ failure: Failure) -> Logger.Metadata {
         var metadata: Logger.Metadata = [
             "request": "\(context.requestID)", "method": "\(request.method)", "path": "\(request.uri.path)",
@@ -88,7 +95,7 @@ private struct Failure {
         headers[.remfsError] = code.rawValue
     }
 
-    private init(_ error: RemfsError) {
+    init(_ error: RemfsError) {
         let seen = error.code.seenAs
         status = HTTPResponse.Status(code: seen.status)
         type = seen.type
@@ -100,6 +107,7 @@ private struct Failure {
         // The SDK retries every 409 twice unless told otherwise, and none of ours can succeed on a retry.
         if seen.status == 409 { headers[.shouldRetry] = "false" }
         if seen.status == 503 { headers[.retryAfter] = "1" }
+        if seen.status == 401 { headers[.wwwAuthenticate] = "Bearer" }
     }
 
     func response(_ context: ControlContext) throws -> Response {

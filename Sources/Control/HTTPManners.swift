@@ -1,22 +1,37 @@
-import Foundation
 import NIOCore
 import NIOHTTP1
 import Storage
 
-/// Puts `HTTPManners` where it belongs, beside the parser: Hummingbird adds handlers behind its own, which know no parser's errors.
+/// Puts `ConnectionWatch` and `HTTPManners` where they belong, on both sides of the parser: Hummingbird adds handlers behind its own, which
+/// know no parser's errors.
 final class HTTPMannersInstaller: ChannelInboundHandler, RemovableChannelHandler {
     typealias InboundIn = NIOAny
 
+    private let limits: ConnectionLimits
+    private let bodyLimits: BodyLimits
+
+    init(limits: ConnectionLimits, bodyLimits: BodyLimits) {
+        self.limits = limits
+        self.bodyLimits = bodyLimits
+    }
+
     func handlerAdded(context: ChannelHandlerContext) {
         let pipeline = context.pipeline.syncOperations
-        // `try?`: without them requests are answered all the same.
-        try? pipeline.addHandler(HTTPManners(), position: .after(pipeline.handler(type: ByteToMessageHandler<HTTPRequestDecoder>.self)))
+        do {
+            let parser = try pipeline.handler(type: ByteToMessageHandler<HTTPRequestDecoder>.self)
+            let watch = ConnectionWatch(span: TimeAmount(limits.idleTimeout))
+            try pipeline.addHandler(HTTPManners(watch, bodyLimits), position: .after(parser))
+            try pipeline.addHandler(watch, position: .before(parser))
+        } catch {
+            // Nobody is served without them.
+            context.close(promise: nil)
+        }
     }
 }
 
 /// Two answers that come before any route: what is no HTTP is refused in the contract's envelope, and who asks for leave to send a body
-/// (`Expect: 100-continue`, curl over 1 MB) gets it.
-private final class HTTPManners: ChannelDuplexHandler {
+/// (`Expect: 100-continue`, curl over 1 MB) gets it. And who goes on sending one long after it has its answer is cut off.
+final class HTTPManners: ChannelDuplexHandler {
     typealias InboundIn = HTTPServerRequestPart
     typealias InboundOut = HTTPServerRequestPart
     typealias OutboundIn = HTTPServerResponsePart
@@ -25,29 +40,50 @@ private final class HTTPManners: ChannelDuplexHandler {
     /// Requests that have come and are not answered to their end.
     private var open = 0
     private var fault: HTTPParserError?
+    private let watch: ConnectionWatch
+    private let bodyLimits: BodyLimits
+    /// Of the request that is coming in, in bytes, since it was answered.
+    private var unwanted = 0
+
+    init(_ watch: ConnectionWatch, _ bodyLimits: BodyLimits) {
+        self.watch = watch
+        self.bodyLimits = bodyLimits
+    }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        if case .head(let head) = unwrapInboundIn(data) {
+        switch unwrapInboundIn(data) {
+        case .head(let head):
             open += 1
+            unwanted = 0
+            watch.requestBegan()
             // While an earlier one is being answered, leave would stand in the middle of that answer; its client may send without.
-            if open == 1, Self.deservesLeave(head) {
+            if open == 1, deservesLeave(head) {
                 context.writeAndFlush(wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .continue))), promise: nil)
             }
+        case .body(let bytes):
+            if open == 0 { unwanted += bytes.readableBytes }
+            if unwanted > ConnectionLimits.mostAfterAnswer { return context.close(promise: nil) }
+        case .end: watch.requestEnded()
         }
         context.fireChannelRead(data)
     }
 
     /// Not for a body that will be refused for its length.
-    private static func deservesLeave(_ head: HTTPRequestHead) -> Bool {
+    private func deservesLeave(_ head: HTTPRequestHead) -> Bool {
         guard head.version == .http1_1, head.headers[canonicalForm: "expect"].contains(where: { $0.lowercased() == "100-continue" }) else {
             return false
         }
         let length = head.headers.first(name: "content-length").flatMap { Int($0) }
-        return length ?? 0 <= ControlContext.maximumBody(of: head.uri)
+        return length ?? 0 <= bodyLimits.limit(for: head.uri)
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        if let error = error as? HTTPParserError { fault = error }
+        if let error = error as? HTTPParserError {
+            fault = error
+            // It is answered, and nothing more is read: who goes on sending is not waited for.
+            let loop = NIOLoopBound(context, eventLoop: context.eventLoop)
+            context.eventLoop.scheduleTask(in: .seconds(1)) { loop.value.close(promise: nil) }
+        }
         context.fireErrorCaught(error)
     }
 
@@ -69,16 +105,18 @@ private final class HTTPManners: ChannelDuplexHandler {
     }
 
     private static func envelope(_ fault: HTTPParserError) -> (headers: HTTPHeaders, body: ByteBuffer)? {
-        let code = RemfsError.Code.invalidArgument
+        envelope(RemfsError(.invalidArgument, "request is not HTTP/1.1: \(fault)"))
+    }
+
+    /// An answer that ends its connection. nil: there is none, and then the server's own has to do.
+    static func envelope(_ error: RemfsError) -> (headers: HTTPHeaders, body: ByteBuffer)? {
         let id = RequestID.random().description
-        let failure = Wire.Failure(error: .init(type: code.seenAs.type, message: "request is not HTTP/1.1: \(fault)"), requestID: id)
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        // `try?`: without an envelope the server's own answer has to do.
-        guard let body = try? encoder.encode(failure) else { return nil }
+        let failure = Wire.Failure(error: .init(type: error.code.seenAs.type, message: error.message), requestID: id)
+        // `try?`: as said.
+        guard let body = try? JSONWriter().encode(failure) else { return nil }
         let headers: HTTPHeaders = [
-            "connection": "close", "content-length": "\(body.count)", "content-type": "application/json", "remfs-error": code.rawValue,
-            "request-id": id,
+            "connection": "close", "content-length": "\(body.count)", "content-type": "application/json",
+            "remfs-error": error.code.rawValue, "request-id": id,
         ]
         return (headers, ByteBuffer(bytes: body))
     }

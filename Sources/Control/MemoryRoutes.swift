@@ -8,19 +8,19 @@ struct MemoryRoutes: Sendable {
     let stores: StorePool
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/memory_stores/:store/memories", use: list)
-        routes.on(.post, "/v1/memory_stores/:store/memories", use: create)
-        routes.on(.get, "/v1/memory_stores/:store/memories/:memory", use: get)
-        routes.on(.post, "/v1/memory_stores/:store/memories/:memory", use: update)
-        routes.on(.delete, "/v1/memory_stores/:store/memories/:memory", use: delete)
-        routes.on(.get, "/v1/memory_stores/:store/memories/:memory/content", use: content)
-        routes.on(.post, "/v1/memory_stores/:store/merge", use: merge)
+        routes.on(.get, "/v1/memory_stores/:store/memories", needs: .store(.read), use: list)
+        routes.on(.post, "/v1/memory_stores/:store/memories", needs: .store(.write), use: create)
+        routes.on(.get, "/v1/memory_stores/:store/memories/:memory", needs: .store(.read), use: get)
+        routes.on(.post, "/v1/memory_stores/:store/memories/:memory", needs: .store(.write), use: update)
+        routes.on(.delete, "/v1/memory_stores/:store/memories/:memory", needs: .store(.write), use: delete)
+        routes.on(.get, "/v1/memory_stores/:store/memories/:memory/content", needs: .store(.read), use: content)
+        routes.on(.post, "/v1/memory_stores/:store/merge", needs: .store(.write), use: merge)
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Listing> {
         let id = try context.storeID
         let query = Result { () throws(RemfsError) in try MemoryQuery(try request.query) }
-        return try await stores.perform(id) { (store) throws(RemfsError) in
+        return try await stores.look(at: id) { (store) throws(RemfsError) in
             let query = try query.get()
             if let path = query.path { return try only(path, in: store, query.view) }
             let found = try store.memories(under: query.prefix, depth: query.depth, after: query.after, limit: query.limit + 1)
@@ -67,7 +67,7 @@ struct MemoryRoutes: Sendable {
     func get(_ request: Request, _ context: ControlContext) async throws -> Wire.Memory {
         let (id, memory) = (try context.storeID, try context.memoryID)
         let view = Result { () throws(RemfsError) in try request.query.choice("view", of: View.allCases) ?? .full }
-        return try await stores.perform(id) { (store) throws(RemfsError) in
+        return try await stores.look(at: id) { (store) throws(RemfsError) in
             try Wire.Memory(try store.memory(memory), in: store, try view.get())
         }
     }
@@ -111,7 +111,7 @@ struct MemoryRoutes: Sendable {
         let (id, memory) = (try context.storeID, try context.memoryID)
         let (bytes, hash) = try await stores.perform(id) { (store) throws(RemfsError) in
             let memory = try store.memory(memory)
-            return (try store.content(ofHeadOf: memory), memory.contentSHA256)
+            return (try store.contentToTell(of: memory), memory.contentSHA256)
         }
         return Response.raw(bytes, hash: hash, range: request.headers[.range])
     }

@@ -9,16 +9,16 @@ struct MountRoutes: Sendable {
     let mounts: MountTable
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/mounts", use: list)
-        routes.on(.post, "/v1/mounts", use: create)
-        routes.on(.get, "/v1/mounts/:mount", use: get)
-        routes.on(.post, "/v1/mounts/:mount", use: update)
-        routes.on(.delete, "/v1/mounts/:mount", use: delete)
-        routes.on(.get, "/v1/mounts/:mount/requests", use: requests)
+        routes.on(.get, "/v1/mounts", needs: .some(.read), use: list)
+        routes.on(.post, "/v1/mounts", needs: .some(.admin), use: create)
+        routes.on(.get, "/v1/mounts/:mount", needs: .some(.read), use: get)
+        routes.on(.post, "/v1/mounts/:mount", needs: .some(.admin), use: update)
+        routes.on(.delete, "/v1/mounts/:mount", needs: .some(.admin), use: delete)
+        routes.on(.get, "/v1/mounts/:mount/requests", needs: .some(.read), use: requests)
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Mount> {
-        Wire.Page(data: mounts.mounts().map { Wire.Mount($0) }, nextPage: nil)
+        Wire.Page(data: mounts.mounts().filter { context.scopes.allows(.read, on: $0.store) }.map { Wire.Mount($0) }, nextPage: nil)
     }
 
     func create(_ request: Request, _ context: ControlContext) async throws -> Wire.Mount {
@@ -26,26 +26,35 @@ struct MountRoutes: Sendable {
         try body.allow("memory_store_id", "directory", "access", "at", "remfs")
         let text = try body.requiredString("memory_store_id")
         guard let store = StoreID(text) else { throw RemfsError(.notFound, "memory store \(text.prefix(80)) not found") }
+        try context.require(.admin, on: store)
         let directory = try body.requiredString("directory")
         guard directory.utf8.first == UInt8(ascii: "/"), !directory.utf8.contains(0) else {
             throw RemfsError(.invalidArgument, "directory must be an absolute path")
         }
         guard try body.string("at") == nil else { throw RemfsError(.unsupported, "at: a mount of the past is not offered yet") }
         let options = try MountOptions(access: try body.choice("access", of: [Access.readWrite, .readOnly]), try body.object("remfs"))
-        guard let caller = context.caller else { throw RemfsError(.unauthenticated, "a mount needs a caller on this machine") }
+        guard let caller = context.caller else {
+            throw RemfsError(.notPermitted, "a mount is asked for on the daemon's own socket: it belongs to a process on this machine")
+        }
         let mounts = mounts
         return Wire.Mount(
             try await stores.run { () throws(RemfsError) in try mounts.mount(store, at: directory, options, requestedBy: caller.uid) })
     }
 
+    /// The one that the path names, if its store is the caller's to use in that way.
+    private func mount(_ context: ControlContext, _ permission: Scopes.Permission) throws(RemfsError) -> Mount {
+        let mount = try mounts.mount(try context.mountID)
+        try context.require(permission, on: mount.store)
+        return mount
+    }
+
     func get(_ request: Request, _ context: ControlContext) async throws -> Wire.Mount {
-        Wire.Mount(try mounts.mount(try context.mountID))
+        Wire.Mount(try mount(context, .read))
     }
 
     func update(_ request: Request, _ context: ControlContext) async throws -> Wire.Mount {
-        let id = try context.mountID
+        let id = try mount(context, .admin).id
         let parsed = try await request.collectFields()
-        _ = try mounts.mount(id)
         let body = try parsed.get()
         try body.allow("access")
         guard let access = try body.choice("access", of: [Access.readWrite, .readOnly]) else {
@@ -57,7 +66,7 @@ struct MountRoutes: Sendable {
 
     /// With `lazy=true` also a mount that is in use: it goes away for new callers at once, and for good when its last file is closed.
     func delete(_ request: Request, _ context: ControlContext) async throws -> Wire.Deleted {
-        let id = try context.mountID
+        let id = try mount(context, .admin).id
         let lazily = try request.query.boolean("lazy")
         let mounts = mounts
         try await stores.run { () throws(RemfsError) in try mounts.unmount(id, lazily: lazily) }
@@ -65,7 +74,7 @@ struct MountRoutes: Sendable {
     }
 
     func requests(_ request: Request, _ context: ControlContext) async throws -> Wire.MountRequests {
-        let id = try context.mountID
+        let id = try mount(context, .read).id
         return Wire.MountRequests(mountID: id.description, requests: try mounts.requestCounts(id))
     }
 }

@@ -1,6 +1,5 @@
 import Foundation
 import Glibc
-import Hummingbird
 import NIOCore
 package import Storage
 
@@ -28,48 +27,12 @@ package struct Peer: Sendable, Hashable {
         var gid: UInt32 = 0
     }
 
-    /// Nil for a connection that is no Unix socket.
-    static func of(_ channel: any Channel) async throws -> Peer? {
-        guard channel.localAddress?.protocol == .unix, let options = channel as? any SocketOptionProvider else { return nil }
+    /// Of a Unix socket's connection; nil: it has gone.
+    static func of(_ channel: any Channel) -> EventLoopFuture<Peer?> {
+        guard let options = channel as? any SocketOptionProvider else { return channel.eventLoop.makeSucceededFuture(nil) }
         let option: EventLoopFuture<Credentials> = options.unsafeGetSocketOption(
             level: SocketOptionLevel(SOL_SOCKET), name: SocketOptionName(SO_PEERCRED))
-        let credentials: Credentials
-        do {
-            credentials = try await option.get()
-        } catch {
-            // It has gone.
-            throw RemfsError(.unauthenticated, "the caller cannot be told", cause: String(describing: error))
-        }
-        return Peer(uid: credentials.uid, gid: credentials.gid, processID: credentials.pid)
-    }
-}
-
-/// Lets root, the daemon's own user and the members of one group in, and nobody else.
-struct PeerMiddleware: RouterMiddleware {
-    typealias Context = ControlContext
-
-    /// Whose members may use the socket, besides root and the daemon's user.
-    let group: UInt32?
-    let stores: StorePool
-
-    func handle(_ request: Request, context: Context, next: (Request, Context) async throws -> Response) async throws -> Response {
-        guard let peer = try await Peer.of(context.channel) else {
-            throw RemfsError(.unauthenticated, "a key is required")
-        }
-        guard try await mayEnter(peer) else {
-            throw RemfsError(.notPermitted, "user \(peer.uid) may not use this socket")
-        }
-        var context = context
-        context.caller = peer
-        return try await next(request, context)
-    }
-
-    private func mayEnter(_ peer: Peer) async throws -> Bool {
-        if peer.uid == 0 || peer.uid == geteuid() { return true }
-        guard let group else { return false }
-        if peer.gid == group { return true }
-        // The user database may be on a network, so it is asked on a thread that may wait.
-        return try await stores.run { () throws(RemfsError) in try UserDatabase.isMember(peer.uid, of: group) }
+        return option.map { Peer(uid: $0.uid, gid: $0.gid, processID: $0.pid) }.recover { _ in nil }
     }
 }
 

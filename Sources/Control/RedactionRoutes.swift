@@ -6,9 +6,9 @@ struct RedactionRoutes: Sendable {
     let stores: StorePool
 
     func add(to routes: inout Routes) {
-        routes.on(.post, "/v1/memory_stores/:store/memory_versions/:version/redact", use: redact)
-        routes.on(.post, "/v1/memory_stores/:store/memory_versions/:version/pin", use: pin)
-        routes.on(.post, "/v1/memory_stores/:store/memory_versions/:version/unpin", use: unpin)
+        routes.on(.post, "/v1/memory_stores/:store/memory_versions/:version/redact", needs: .store(.admin), use: redact)
+        routes.on(.post, "/v1/memory_stores/:store/memory_versions/:version/pin", needs: .store(.write), use: pin)
+        routes.on(.post, "/v1/memory_stores/:store/memory_versions/:version/unpin", needs: .store(.write), use: unpin)
     }
 
     func redact(_ request: Request, _ context: ControlContext) async throws -> Wire.Version {

@@ -6,7 +6,7 @@ struct SearchRoutes: Sendable {
     let stores: StorePool
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/memory_stores/:store/search", use: search)
+        routes.on(.get, "/v1/memory_stores/:store/search", needs: .store(.read), use: search)
     }
 
     func search(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.SearchResult> {

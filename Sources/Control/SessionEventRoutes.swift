@@ -9,14 +9,16 @@ struct SessionEventRoutes: Sendable {
     let streams: SessionStreams
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/sessions/:session/events", use: list)
-        routes.on(.post, "/v1/sessions/:session/events", use: send)
-        routes.on(.get, "/v1/sessions/:session/events/stream", use: stream)
-        routes.on(.get, "/v1/sessions/:session/threads", use: threads)
-        routes.on(.get, "/v1/sessions/:session/threads/:thread", use: thread)
-        routes.on(.post, "/v1/sessions/:session/threads/:thread/archive", use: archiveThread)
-        routes.on(.get, "/v1/sessions/:session/threads/:thread/events", use: listThread)
-        routes.on(.get, "/v1/sessions/:session/threads/:thread/stream", use: streamThread)
+        routes.on(.get, "/v1/sessions/:session/events", needs: .all(.read), use: list)
+        routes.on(.post, "/v1/sessions/:session/events", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody, use: send)
+        routes.on(.get, "/v1/sessions/:session/events/stream", needs: .all(.read), use: stream)
+        routes.on(.get, "/v1/sessions/:session/threads", needs: .all(.read), use: threads)
+        routes.on(.get, "/v1/sessions/:session/threads/:thread", needs: .all(.read), use: thread)
+        routes.on(
+            .post, "/v1/sessions/:session/threads/:thread/archive", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody,
+            use: archiveThread)
+        routes.on(.get, "/v1/sessions/:session/threads/:thread/events", needs: .all(.read), use: listThread)
+        routes.on(.get, "/v1/sessions/:session/threads/:thread/stream", needs: .all(.read), use: streamThread)
     }
 
     // MARK: Events

@@ -7,17 +7,20 @@ struct SessionRoutes: Sendable {
     let stores: StorePool
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/sessions", use: list)
-        routes.on(.post, "/v1/sessions", use: create)
-        routes.on(.get, "/v1/sessions/:session", use: get)
-        routes.on(.post, "/v1/sessions/:session", use: update)
-        routes.on(.delete, "/v1/sessions/:session", use: delete)
-        routes.on(.post, "/v1/sessions/:session/archive", use: archive)
-        routes.on(.get, "/v1/sessions/:session/resources", use: resources)
-        routes.on(.post, "/v1/sessions/:session/resources", use: addResource)
-        routes.on(.get, "/v1/sessions/:session/resources/:resource", use: resource)
-        routes.on(.post, "/v1/sessions/:session/resources/:resource", use: updateResource)
-        routes.on(.delete, "/v1/sessions/:session/resources/:resource", use: deleteResource)
+        routes.on(.get, "/v1/sessions", needs: .all(.read), use: list)
+        routes.on(.post, "/v1/sessions", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody, use: create)
+        routes.on(.get, "/v1/sessions/:session", needs: .all(.read), use: get)
+        routes.on(.post, "/v1/sessions/:session", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody, use: update)
+        routes.on(.delete, "/v1/sessions/:session", needs: .all(.write), use: delete)
+        routes.on(.post, "/v1/sessions/:session/archive", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody, use: archive)
+        routes.on(.get, "/v1/sessions/:session/resources", needs: .all(.read), use: resources)
+        routes.on(
+            .post, "/v1/sessions/:session/resources", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody, use: addResource)
+        routes.on(.get, "/v1/sessions/:session/resources/:resource", needs: .all(.read), use: resource)
+        routes.on(
+            .post, "/v1/sessions/:session/resources/:resource", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody,
+            use: updateResource)
+        routes.on(.delete, "/v1/sessions/:session/resources/:resource", needs: .all(.write), use: deleteResource)
     }
 
     func create(_ request: Request, _ context: ControlContext) async throws -> Wire.Session {

@@ -14,15 +14,17 @@ struct StatusRoutes: Sendable {
     let started = Timestamp.now()
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/status", use: status)
-        routes.on(.get, "/metrics", use: exposition)
+        routes.on(.get, "/v1/status", needs: .entry, use: status)
+        routes.on(.get, "/metrics", needs: .all(.read), use: exposition)
     }
 
     func status(_ request: Request, _ context: ControlContext) async throws -> Wire.Status {
-        let numbers = try await stores.run { () throws(RemfsError) in try stores.statistics() }
+        let among = context.scopes.stores
+        let numbers = try await stores.run { () throws(RemfsError) in try stores.statistics(among: among) }
         return Wire.Status(
             version: configuration.version, pid: getpid(), startedAt: started.rfc3339, stateDirectory: configuration.stateDirectory,
-            stores: numbers.stores, openStores: numbers.open, mounts: mounts.mounts().count)
+            stores: numbers.stores, openStores: numbers.open,
+            mounts: mounts.mounts().count { among?.contains($0.store) ?? true })
     }
 
     func exposition(_ request: Request, _ context: ControlContext) async throws -> Response {

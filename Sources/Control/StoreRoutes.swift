@@ -12,16 +12,16 @@ struct StoreRoutes: Sendable {
     let stateDirectory: String
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/memory_stores", use: list)
-        routes.on(.post, "/v1/memory_stores", use: create)
-        routes.on(.get, "/v1/memory_stores/:store", use: get)
-        routes.on(.post, "/v1/memory_stores/:store", use: update)
-        routes.on(.delete, "/v1/memory_stores/:store", use: delete)
-        routes.on(.post, "/v1/memory_stores/:store/archive", use: archive)
-        routes.on(.get, "/v1/memory_stores/:store/policy", use: policy)
-        routes.on(.post, "/v1/memory_stores/:store/policy", use: setPolicy)
-        routes.on(.get, "/v1/memory_stores/:store/statistics", use: statistics)
-        routes.on(.get, "/v1/memory_stores/:store/backup", use: backup)
+        routes.on(.get, "/v1/memory_stores", needs: .some(.read), use: list)
+        routes.on(.post, "/v1/memory_stores", needs: .all(.admin), use: create)
+        routes.on(.get, "/v1/memory_stores/:store", needs: .store(.read), use: get)
+        routes.on(.post, "/v1/memory_stores/:store", needs: .store(.admin), use: update)
+        routes.on(.delete, "/v1/memory_stores/:store", needs: .store(.admin), use: delete)
+        routes.on(.post, "/v1/memory_stores/:store/archive", needs: .store(.admin), use: archive)
+        routes.on(.get, "/v1/memory_stores/:store/policy", needs: .store(.read), use: policy)
+        routes.on(.post, "/v1/memory_stores/:store/policy", needs: .store(.admin), use: setPolicy)
+        routes.on(.get, "/v1/memory_stores/:store/statistics", needs: .store(.read), use: statistics)
+        routes.on(.get, "/v1/memory_stores/:store/backup", needs: .store(.read), use: backup)
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Store> {
@@ -33,12 +33,13 @@ struct StoreRoutes: Sendable {
             let named = try await stores.run { () throws(RemfsError) in
                 try stores.catalog.stores(named: name, includeArchived: archived)
             }
-            return Wire.Page(data: named.map { Wire.Store($0) }, nextPage: nil)
+            return Wire.Page(data: named.filter { context.scopes.allows(.read, on: $0.id) }.map { Wire.Store($0) }, nextPage: nil)
         }
         var filter = StoreFilter()
         filter.includeArchived = try query.boolean("include_archived")
         filter.from = try query.time("created_at[gte]")
         filter.to = try query.time("created_at[lte]")
+        filter.among = context.scopes.stores
         var before: (created: Timestamp, sequence: Int64)?
         switch page.cursor {
         case nil: break
@@ -69,7 +70,7 @@ struct StoreRoutes: Sendable {
 
     func get(_ request: Request, _ context: ControlContext) async throws -> Wire.Store {
         let id = try context.storeID
-        return Wire.Store(try await stores.run { () throws(RemfsError) in try stores.catalog.store(id) })
+        return Wire.Store(try stores.catalog.store(id))
     }
 
     func update(_ request: Request, _ context: ControlContext) async throws -> Wire.Store {

@@ -16,9 +16,28 @@ extension Timestamp {
         let (days, inDay) = Self.floored(microseconds, by: 86_400 * Self.perSecond)
         let date = Self.date(days: days)
         let (seconds, fraction) = inDay.quotientAndRemainder(dividingBy: Self.perSecond)
-        let time = [seconds / 3_600, seconds / 60 % 60, seconds % 60].map { Self.padded($0, to: 2) }.joined(separator: ":")
-        let day = "\(Self.padded(date.year, to: 4))-\(Self.padded(Int64(date.month), to: 2))-\(Self.padded(Int64(date.day), to: 2))"
-        return "\(day)T\(time).\(Self.padded(fraction, to: 6))Z"
+        // Four digits are all that the format has.
+        let year = min(max(date.year, 0), 9_999)
+        return unsafe String(unsafeUninitializedCapacity: 27) { text in
+            var place = 0
+            func put(_ value: Int64, _ digits: Int, then mark: Unicode.Scalar) {
+                var rest = value
+                for digit in stride(from: place + digits - 1, through: place, by: -1) {
+                    unsafe text[digit] = UInt8(ascii: "0") + UInt8(rest % 10)
+                    rest /= 10
+                }
+                unsafe text[place + digits] = UInt8(ascii: mark)
+                place += digits + 1
+            }
+            put(year, 4, then: "-")
+            put(Int64(date.month), 2, then: "-")
+            put(Int64(date.day), 2, then: "T")
+            put(seconds / 3_600, 2, then: ":")
+            put(seconds / 60 % 60, 2, then: ":")
+            put(seconds % 60, 2, then: ".")
+            put(fraction, 6, then: "Z")
+            return place
+        }
     }
 
     /// Reads RFC 3339 with any offset; digits beyond the microsecond are cut off. A blank stands for the `+` of an offset, since that is
@@ -59,11 +78,6 @@ extension Timestamp {
         guard rest.isEmpty else { return nil }
         let seconds = Self.days(year: year, month: month, day: day) * 86_400 + hour * 3_600 + minute * 60 + second - offset
         self.init(microseconds: seconds * Self.perSecond + fraction)
-    }
-
-    private static func padded(_ number: Int64, to width: Int) -> String {
-        let digits = String(number)
-        return String(repeating: "0", count: max(0, width - digits.count)) + digits
     }
 
     private static func floored(_ number: Int64, by divisor: Int64) -> (quotient: Int64, remainder: Int64) {

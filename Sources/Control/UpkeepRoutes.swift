@@ -6,7 +6,7 @@ struct UpkeepRoutes: Sendable {
     let stores: StorePool
 
     func add(to routes: inout Routes) {
-        routes.on(.post, "/v1/memory_stores/:store/gc", use: collect)
+        routes.on(.post, "/v1/memory_stores/:store/gc", needs: .store(.admin), use: collect)
     }
 
     func collect(_ request: Request, _ context: ControlContext) async throws -> Wire.GarbageCollection {

@@ -9,10 +9,10 @@ struct VersionRoutes: Sendable {
     let watch: VersionWatch
 
     func add(to routes: inout Routes) {
-        routes.on(.get, "/v1/memory_stores/:store/memory_versions", use: list)
-        routes.on(.get, "/v1/memory_stores/:store/memory_versions/:version", use: get)
-        routes.on(.get, "/v1/memory_stores/:store/memory_versions/:version/content", use: content)
-        routes.on(.post, "/v1/memory_stores/:store/memory_versions/:version/restore", use: restore)
+        routes.on(.get, "/v1/memory_stores/:store/memory_versions", needs: .store(.read), use: list)
+        routes.on(.get, "/v1/memory_stores/:store/memory_versions/:version", needs: .store(.read), use: get)
+        routes.on(.get, "/v1/memory_stores/:store/memory_versions/:version/content", needs: .store(.read), use: content)
+        routes.on(.post, "/v1/memory_stores/:store/memory_versions/:version/restore", needs: .store(.write), use: restore)
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Version> {
@@ -68,7 +68,7 @@ struct VersionRoutes: Sendable {
     func get(_ request: Request, _ context: ControlContext) async throws -> Wire.Version {
         let (id, version) = (try context.storeID, try context.versionID)
         let view = Result { () throws(RemfsError) in try request.query.choice("view", of: View.allCases) ?? .full }
-        return try await stores.perform(id) { (store) throws(RemfsError) in
+        return try await stores.look(at: id) { (store) throws(RemfsError) in
             try Wire.Version(try store.version(version), in: store, try view.get())
         }
     }

@@ -367,15 +367,7 @@ extension Wire.Memory {
     /// Reads the content only where the view asks for it and JSON can hold it.
     package init(_ memory: Memory, in store: MemoryStore, _ view: View) throws(RemfsError) {
         let shown = view == .full && memory.sizeInBytes <= Wire.maximumTextBytes
-        self.init(memory, content: shown ? try store.content(ofHeadOf: memory) : nil)
-    }
-}
-
-extension MemoryStore {
-    /// The content that a memory's hash and head speak of, even if another was written since it was looked up.
-    func content(ofHeadOf memory: Memory) throws(RemfsError) -> [UInt8] {
-        if let content = try content(of: try version(memory.version)) { return content }
-        return try content(of: memory)
+        self.init(memory, content: shown ? try store.contentToTell(of: memory) : nil)
     }
 }
 

@@ -72,6 +72,9 @@ package enum DescriptorLimit {
     /// As many mounts as one daemon is made for.
     private static let usual = 1_000
 
+    /// Whether another connection leaves enough for requests and for the mounts that are.
+    package static var hasRoomForConnection: Bool { inUse + reserve / 2 < current }
+
     /// - Throws: `unavailable` where another mount would leave too few descriptors for requests.
     static func requireRoomForMount() throws(RemfsError) {
         let (limit, inUse) = (current, inUse)

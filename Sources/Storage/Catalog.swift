@@ -25,6 +25,8 @@ package struct StoreFilter: Sendable {
     package var includeArchived = false
     package var from: Timestamp?
     package var to: Timestamp?
+    /// nil: all.
+    package var among: Set<StoreID>?
 
     package init() {}
 }
@@ -157,9 +159,11 @@ package final class Catalog: Sendable {
     package func stores(
         _ filter: StoreFilter, before: (created: Timestamp, sequence: Int64)?, limit: Int
     ) throws(RemfsError) -> [Store] {
-        try select(
+        let among = try filter.among.map { (stores) throws(RemfsError) in try Self.json(stores.map(\.description)) }
+        return try select(
             """
             WHERE (?1 OR archived IS NULL) AND created >= ?2 AND created <= ?3 AND (created, sequence) < (?4, ?5)
+            AND (?7 IS NULL OR id IN (SELECT value FROM json_each(?7)))
             ORDER BY created DESC, sequence DESC LIMIT ?6
             """
         ) {
@@ -169,6 +173,7 @@ package final class Catalog: Sendable {
             $0.bind(before?.created.microseconds ?? .max, at: 4)
             $0.bind(before?.sequence ?? .max, at: 5)
             $0.bind(Int64(limit), at: 6)
+            $0.bind(among, at: 7)
         }
     }
 
@@ -185,8 +190,12 @@ package final class Catalog: Sendable {
         }
     }
 
-    package func count() throws(RemfsError) -> Int {
-        try with { (connection) throws(SQLiteError) in Int(try connection.integer("SELECT count(*) FROM store") ?? 0) }
+    /// - Parameter among: nil counts all.
+    package func count(among: Set<StoreID>? = nil) throws(RemfsError) -> Int {
+        guard let among else {
+            return try with { (connection) throws(SQLiteError) in Int(try connection.integer("SELECT count(*) FROM store") ?? 0) }
+        }
+        return try names().intersection(among.map(\.description)).count
     }
 
     /// nil stays; `metadata` is a patch in which nil removes a key. At most 16 keys may be left (`api.md` 2).

@@ -55,8 +55,18 @@ extension MemoryStore {
         return bytes
     }
 
+    /// As `content(of:)`, for somebody who is told of the head: it is a version from then on, however short its life.
+    package func contentToTell(of memory: Memory) throws(RemfsError) -> [UInt8] {
+        let bytes = try content(of: memory)
+        try look { (state) throws(RemfsError) in
+            if let number = memory.id.number(in: id), let place = state.memoryInodes[number] { state.inodes[place]?.unsettledIn = 0 }
+        }
+        return bytes
+    }
+
     func content(ofVersion number: Int64, _ reader: Reader) throws(SQLiteError) -> [UInt8]? {
-        let row = try reader.connection.prepare("SELECT content, size FROM version WHERE number = ?1")
+        let row = reader.versionContent
+        defer { row.reset() }
         row.bind(number, at: 1)
         guard try row.step(), let size = row.integerOrNil(1) else { return nil }
         return try reader.bytes(of: Content(row, column: 0, size: size), size: size)

@@ -65,8 +65,8 @@ package final class StorePool: Sendable {
         ballast = Ballast(path: stateDirectory + "/ballast")
         upkeep = Upkeep(logger: logger)
         syncer = Syncer()
-        // Four: as many slow calls of the API as may run beside each other before the next waits.
-        workers = WorkerPool(count: 4)
+        // As many slow calls of the API as may run beside each other before the next waits: most of them wait for the disk, and share that.
+        workers = WorkerPool(count: 8)
         upkeep.start(self)
     }
 
@@ -249,6 +249,7 @@ package final class StorePool: Sendable {
 
     /// As `withStore`, until `release`: what a mount does.
     package func retain(_ id: StoreID) throws(RemfsError) -> MemoryStore {
+        if let store = retainIfOpen(id) { return store }
         let row = try catalog.store(id)
         let entry = entries.withLock { entries in
             if let entry = entries[id] { return entry }
@@ -273,6 +274,16 @@ package final class StorePool: Sendable {
         }
     }
 
+    /// A store that is open and not deleted: it has its row, so the catalog need not be asked.
+    private func retainIfOpen(_ id: StoreID) -> MemoryStore? {
+        entries.withLock { $0[id] }?.state.withLock(whenContended: willBlock) { state in
+            guard let store = state.store, !state.isDeleted else { return nil }
+            state.users += 1
+            state.lastUse = StoreState.monotonic()
+            return store
+        }
+    }
+
     package func release(_ id: StoreID) {
         entries.withLock { $0[id] }?.state.withLock { state in
             state.users -= 1
@@ -285,6 +296,16 @@ package final class StorePool: Sendable {
         _ id: StoreID, _ body: @escaping @Sendable (MemoryStore) throws(RemfsError) -> Answer
     ) async throws(RemfsError) -> Answer {
         try await run { () throws(RemfsError) in try self.withStore(id, body) }
+    }
+
+    /// As `perform`, for what only reads and is soon done: where the store is open, on the calling thread. That may wait for a lock or a
+    /// page for a moment, so it is one of ours (`ConnectionLoops`).
+    package func look<Answer: Sendable>(
+        at id: StoreID, _ body: @escaping @Sendable (MemoryStore) throws(RemfsError) -> Answer
+    ) async throws(RemfsError) -> Answer {
+        guard let store = retainIfOpen(id) else { return try await perform(id, body) }
+        defer { release(id) }
+        return try body(store)
     }
 
     /// Runs any blocking work on the pool's own threads.
@@ -327,9 +348,10 @@ package final class StorePool: Sendable {
         return try open(store!)
     }
 
-    package func statistics() throws(RemfsError) -> (stores: Int, open: Int) {
-        let entries = entries.withLock { Array($0.values) }
-        return (try catalog.count(), entries.count { $0.state.withLock { $0.store != nil } })
+    /// - Parameter among: the stores that are counted; nil: all.
+    package func statistics(among: Set<StoreID>? = nil) throws(RemfsError) -> (stores: Int, open: Int) {
+        let entries = entries.withLock { $0.filter { among?.contains($0.key) ?? true }.values }
+        return (try catalog.count(among: among), entries.count { $0.state.withLock { $0.store != nil } })
     }
 
     private var environment: StoreEnvironment {

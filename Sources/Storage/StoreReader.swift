@@ -37,6 +37,8 @@ final class Reader: @unchecked Sendable {
     let connection: Connection
     private let chunk: Statement
     private let extent: Statement
+    /// Content and size of a version.
+    let versionContent: Statement
     private let begin: Statement
     private let commit: Statement
 
@@ -46,6 +48,7 @@ final class Reader: @unchecked Sendable {
         try connection.execute("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0;")
         chunk = try connection.prepare("SELECT digest, size, encoding, base FROM chunk WHERE number = ?1")
         extent = try connection.prepare("SELECT bytes FROM extent WHERE number = ?1")
+        versionContent = try connection.prepare("SELECT content, size FROM version WHERE number = ?1")
         begin = try connection.prepare("BEGIN")
         commit = try connection.prepare("COMMIT")
     }

@@ -15,6 +15,8 @@ struct Settings: Sendable, Codable {
         case socket
         case socketOwner = "socket_owner"
         case socketGroup = "socket_group"
+        case listen
+        case listenHosts = "listen_hosts"
         case logLevel = "log_level"
     }
 
@@ -23,6 +25,10 @@ struct Settings: Sendable, Codable {
     let socket: String
     let socketOwner: UInt32?
     let socketGroup: UInt32?
+    /// Where requests come in over TCP as well.
+    let listen: ListenAddress?
+    /// By which names they may call this machine, besides those of the loopback interface.
+    let listenHosts: [String]
     let logLevel: Logger.Level
 
     /// - Parameters:
@@ -60,12 +66,19 @@ struct Settings: Sendable, Codable {
         guard let logLevel = Logger.Level(rawValue: level) else {
             throw RemfsError(.invalidArgument, "log_level must be one of \(Logger.Level.allCases.map(\.rawValue).joined(separator: ", "))")
         }
+        let listen = try await value(.listen).map { (text) throws(RemfsError) in try ListenAddress(text) }
+        let hosts = try await value(.listenHosts)?.split(whereSeparator: { $0 == "," || $0 == " " }).map(String.init) ?? []
+        if let listen, !listen.isLoopback, hosts.isEmpty {
+            throw RemfsError(
+                .invalidArgument,
+                "listen: \(listen) can be reached from other machines; say by which names they call this one in listen_hosts")
+        }
         return Settings(
             stateDirectory: Self.absolute(try await value(.stateDirectory) ?? places.state), runtimeDirectory: runtime,
             socket: try await value(.socket).map(Self.absolute) ?? "\(runtime)/control.sock",
             socketOwner: try owner.map { (name) throws(RemfsError) in try found(UserDatabase.user(name), "user \(name)") },
             socketGroup: try group.map { (name) throws(RemfsError) in try found(UserDatabase.group(name), "group \(name)") },
-            logLevel: logLevel)
+            listen: listen, listenHosts: hosts, logLevel: logLevel)
     }
 
     private static func found(_ number: UInt32?, _ what: String) throws(RemfsError) -> UInt32 {

@@ -47,9 +47,11 @@ struct DoctorCommand: AsyncParsableCommand {
         flags[.socket] = daemon.socket
         flags[.stateDirectory] = stateDir
         let settings = try await Settings.load(flags)
-        let client = ControlClient(socket: settings.socket)
+        let client = try await daemon.client()
         let place: any Practice =
-            if let directory = try await directory(of: client, settings) {
+            if daemon.address != nil {
+                DaemonPractice(client: client, directory: try await client.call(.get, "/v1/status", as: Wire.Status.self).stateDirectory)
+            } else if let directory = try await directory(of: client, settings) {
                 DaemonPractice(client: client, directory: directory)
             } else {
                 try OfflinePractice(settings)

@@ -12,7 +12,7 @@ struct Remfs: AsyncParsableCommand {
         abstract: "Keep agents' memories in versioned stores, shown as ordinary directories",
         version: version,
         groupedSubcommands: [
-            CommandGroup(name: "Daemon", subcommands: [Serve.self, StatusCommand.self, DoctorCommand.self, Demo.self]),
+            CommandGroup(name: "Daemon", subcommands: [Serve.self, StatusCommand.self, KeyCommand.self, DoctorCommand.self, Demo.self]),
             CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self, SearchCommand.self]),
             CommandGroup(
                 name: "History",

@@ -26,13 +26,17 @@ struct Serve: AsyncParsableCommand {
     @Option(help: ArgumentHelp("The socket's path", valueName: "path"), completion: .file()) var socket: String?
     @Option(help: ArgumentHelp("The socket's owner", valueName: "user")) var socketOwner: String?
     @Option(help: ArgumentHelp("The group whose members may use the socket", valueName: "group")) var socketGroup: String?
+    @Option(help: ArgumentHelp("Also answer over TCP, to those with a key, such as 127.0.0.1:7447", valueName: "address:port"))
+    var listen: String?
+    @Option(help: ArgumentHelp("By which names others call this machine, with commas, if not by localhost", valueName: "names"))
+    var listenHosts: String?
     @Option(help: "trace, debug, info, notice, warning, error or critical") var logLevel: String?
     @Option(help: ArgumentHelp("The configuration file", valueName: "file"), completion: .file()) var config: String?
 
     func run() async throws {
         let flags: [Settings.Key: String?] = [
             .stateDirectory: stateDir, .runtimeDirectory: runtimeDir, .socket: socket, .socketOwner: socketOwner,
-            .socketGroup: socketGroup, .logLevel: logLevel,
+            .socketGroup: socketGroup, .listen: listen, .listenHosts: listenHosts, .logLevel: logLevel,
         ]
         let environment = ProcessInfo.processInfo.environment
         let role = Holding.role(environment)
@@ -89,9 +93,11 @@ struct Serve: AsyncParsableCommand {
         let mounts = try MountTable(
             stores: stores, holder: holder, usesResend: environment["REMFS_RESEND"] != "off", logger: logger)
         let handsOver = HangUp()
-        let server = ControlServer(
-            .init(socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version), stores: stores, mounts: mounts,
-            metrics: metrics, logger: logger,
+        let server = try ControlServer(
+            .init(
+                socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version,
+                network: settings.listen.map { ($0, HostNames(others: settings.listenHosts)) }, goesOn: inherited?.isGiven == false),
+            stores: stores, mounts: mounts, metrics: metrics, logger: logger,
             listen: {
                 let listener: FuseHeldListener
                 if let inherited {

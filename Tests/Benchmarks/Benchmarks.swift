@@ -12,7 +12,7 @@ struct Benchmarks: ParsableCommand {
             Times are medians of rounds; ratios are against ext4 in the same run. A phase is run on all labels before the next begins, \
             and the order of labels changes each time. Needs root, /dev/fuse and a scratch directory on ext4.
             """,
-        subcommands: [Client.self])
+        subcommands: [Load.self, Client.self])
 
     @Option(help: ArgumentHelp("How many memories each label holds", valueName: "n"))
     var files = 2000

@@ -6,7 +6,7 @@ final class Daemon {
     let stateDirectory: String
     let control: ControlSocket
     private let runtimeDirectory: String
-    private let socket: String
+    let socket: String
     private let arguments: [String]
     private let settleSeconds: Double
     private let log: String

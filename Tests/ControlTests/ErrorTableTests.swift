@@ -133,16 +133,16 @@ import Testing
         _ check: @escaping @Sendable (TestResponse) throws -> Void
     ) async throws {
         var routes = Routes([ErrorMiddleware()])
-        routes.on(.get, "/fail/:code") { _, context -> Response in
+        routes.on(.get, "/fail/:code", needs: .entry) { _, context -> Response in
             let code = try #require(RemfsError.Code(rawValue: context.parameters.get("code") ?? ""))
             throw RemfsError(code, "the \(code.rawValue) case", cause: "secret cause")
         }
-        routes.on(.get, "/conflict") { _, _ -> Response in
+        routes.on(.get, "/conflict", needs: .entry) { _, _ -> Response in
             let memory = MemoryID(store: StoreID.random(), number: 7)
             throw RemfsError(.pathConflict, "/a is occupied", conflict: .init(memory: memory, path: "/a"))
         }
-        routes.on(.get, "/surprise") { _, _ -> Response in throw Surprise() }
-        routes.on(.post, "/body") { request, _ -> Response in
+        routes.on(.get, "/surprise", needs: .entry) { _, _ -> Response in throw Surprise() }
+        routes.on(.post, "/body", needs: .entry) { request, _ -> Response in
             _ = try await request.collectFields().get()
             return Response(status: .ok)
         }

@@ -28,7 +28,7 @@ import Testing
         let mounts = try MountTable(stores: stores, logger: logger)
         defer { mounts.stop() }
         let (ready, isReady) = AsyncStream<Void>.makeStream()
-        let server = ControlServer(
+        let server = try ControlServer(
             .init(
                 socket: ControlSocket(path: "\(directory)/s"), stateDirectory: "\(directory)/state", version: "0.0.0", streams: streams),
             stores: stores, mounts: mounts, metrics: PrometheusMetrics(), logger: logger, onReady: { isReady.finish() })
