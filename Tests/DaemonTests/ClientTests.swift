@@ -7,7 +7,7 @@ import Testing
 extension ServeTests {
     @Suite(.serialized) struct ClientTests {
         /// The contract, line by line. The count of checks says that the program did not pass by checking nothing.
-        @Test(arguments: [("contract_http", 3_500), ("contract_stores", 1_500), ("contract_memories", 5_000), ("contract_versions", 400)])
+        @Test(arguments: [("contract_http", 3_500), ("contract_stores", 1_500), ("contract_memories", 5_000), ("contract_versions", 350)])
         func theContractHolds(_ program: String, _ checks: Int) throws {
             try DaemonProcess.with { daemon in
                 try Client.passes("python3", program, checks, daemon, environment: Client.unixSocket(daemon))
