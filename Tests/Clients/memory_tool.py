@@ -1,6 +1,6 @@
 """The SDK's local memory tool (`api.md` 10) with its directory on a mounted store, sync and async.
 
-Beside REMFS_TEST_URL: REMFS_TEST_MOUNT is the mount's directory and REMFS_TEST_STORE the store's ID.
+Beside REMFS_CLIENT_URL: REMFS_CLIENT_MOUNT is the mount's directory and REMFS_CLIENT_STORE the store's ID.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from anthropic.lib.tools._beta_builtin_memory_tool import BetaAsyncLocalFilesyst
 import wire
 from wire import Daemon, expect
 
-STORE = "/v1/memory_stores/" + os.environ["REMFS_TEST_STORE"]
-MOUNT = os.environ["REMFS_TEST_MOUNT"]
+STORE = "/v1/memory_stores/" + os.environ["REMFS_CLIENT_STORE"]
+MOUNT = os.environ["REMFS_CLIENT_MOUNT"]
 EDITED = "The memory file has been edited. Here is the snippet showing the change (with line numbers):\n"
 
 

@@ -1,6 +1,6 @@
 """An API write and a mount's write go one way: what each says is true for the other at once, and none loses the other's.
 
-Beside REMFS_TEST_URL: REMFS_TEST_MOUNTS names the directories where one store is mounted, REMFS_TEST_STORE is its ID. REMFS_TEST_ROUNDS: how
+Beside REMFS_CLIENT_URL: REMFS_CLIENT_MOUNTS names the directories where one store is mounted, REMFS_CLIENT_STORE is its ID. REMFS_CLIENT_ROUNDS: how
 often (20).
 """
 
@@ -12,9 +12,9 @@ import threading
 import wire
 from wire import Daemon, case, expect, refused
 
-STORE = "/v1/memory_stores/" + os.environ["REMFS_TEST_STORE"]
-MOUNTS = os.environ["REMFS_TEST_MOUNTS"].split(":")
-ROUNDS = int(os.environ.get("REMFS_TEST_ROUNDS", "20"))
+STORE = "/v1/memory_stores/" + os.environ["REMFS_CLIENT_STORE"]
+MOUNTS = os.environ["REMFS_CLIENT_MOUNTS"].split(":")
+ROUNDS = int(os.environ.get("REMFS_CLIENT_ROUNDS", "20"))
 
 
 def sha(text):

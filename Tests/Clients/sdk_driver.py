@@ -205,7 +205,7 @@ class Async(Driver):
 
 def drive(root, scenarios):
     """Plays the scenarios in each way, and demands that they called every method below `root`."""
-    url, key = os.environ["REMFS_TEST_URL"], os.environ.get("REMFS_TEST_KEY")
+    url, key = os.environ["REMFS_CLIENT_URL"], os.environ.get("REMFS_CLIENT_KEY")
     for way in [Plain, Raw, Streamed, Async]:
         driver = way(url, key)
         for scenario in scenarios:

@@ -1,6 +1,6 @@
 """HTTP to a daemon without a library, and the bookkeeping of a contract's checks.
 
-The daemon is named by REMFS_TEST_URL: `unix:PATH` or `http://HOST:PORT`, with REMFS_TEST_KEY where one is needed.
+The daemon is named by REMFS_CLIENT_URL: `unix:PATH` or `http://HOST:PORT`, with REMFS_CLIENT_KEY where one is needed.
 A case is a function that got `@case(section)`; it takes a `Daemon` and calls `expect`, which notes a failure and goes on.
 """
 
@@ -81,8 +81,8 @@ class Daemon:
     """One keep-alive connection to the daemon under test."""
 
     def __init__(self, url=None, key=None):
-        self.url = url or os.environ["REMFS_TEST_URL"]
-        self.key = key if key is not None else os.environ.get("REMFS_TEST_KEY")
+        self.url = url or os.environ["REMFS_CLIENT_URL"]
+        self.key = key if key is not None else os.environ.get("REMFS_CLIENT_KEY")
         self.host = "localhost" if self.url.startswith("unix:") else urllib.parse.urlsplit(self.url).netloc
         self.socket = None
         self.pending = b""

@@ -19,7 +19,7 @@ extension ServeTests {
             try DaemonProcess.with { daemon in
                 let directories = try ["one", "two"].map { try Self.mounted(daemon, at: $0) }
                 let mounts = directories.map(\.directory).joined(separator: ":")
-                let environment = ["REMFS_TEST_MOUNTS": mounts, "REMFS_TEST_STORE": directories[0].store]
+                let environment = ["REMFS_CLIENT_MOUNTS": mounts, "REMFS_CLIENT_STORE": directories[0].store]
                 try Client.passes(
                     "python3", "one_path", 4_000, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
             }
@@ -32,7 +32,7 @@ extension ServeTests {
             let python = try SDK.python.get()
             try DaemonProcess.with { daemon in
                 let mounted = try Self.mounted(daemon, at: "tool")
-                let environment = ["REMFS_TEST_MOUNT": mounted.directory, "REMFS_TEST_STORE": mounted.store]
+                let environment = ["REMFS_CLIENT_MOUNT": mounted.directory, "REMFS_CLIENT_STORE": mounted.store]
                 try Client.passes(
                     python, "memory_tool", 200, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
             }
@@ -56,13 +56,13 @@ enum Client {
     static let directory = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .appendingPathComponent("Clients").path
 
-    static func unixSocket(_ daemon: DaemonProcess) -> [String: String] { ["REMFS_TEST_URL": "unix:\(daemon.socket)"] }
+    static func unixSocket(_ daemon: DaemonProcess) -> [String: String] { ["REMFS_CLIENT_URL": "unix:\(daemon.socket)"] }
 
     /// Runs it; fails where it found anything wrong, or checked less than it should have.
     static func passes(
         _ python: String, _ program: String, _ checks: Int, _ daemon: DaemonProcess, environment: [String: String]
     ) throws {
-        let rounds = ProcessInfo.processInfo.environment["REMFS_TEST_ROUNDS"].map { ["REMFS_TEST_ROUNDS": $0] } ?? [:]
+        let rounds = ProcessInfo.processInfo.environment["REMFS_CLIENT_ROUNDS"].map { ["REMFS_CLIENT_ROUNDS": $0] } ?? [:]
         let outcome = try Program.start(
             [python, "\(directory)/\(program).py"], in: directory, scratch: daemon.directory,
             environment: environment.merging(rounds) { $1 }
