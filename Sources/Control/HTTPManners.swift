@@ -78,7 +78,12 @@ final class HTTPManners: ChannelDuplexHandler {
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        if let error = error as? HTTPParserError { fault = error }
+        if let error = error as? HTTPParserError {
+            fault = error
+            // It is answered, and nothing more is read: who goes on sending is not waited for.
+            let loop = NIOLoopBound(context, eventLoop: context.eventLoop)
+            context.eventLoop.scheduleTask(in: .seconds(1)) { loop.value.close(promise: nil) }
+        }
         context.fireErrorCaught(error)
     }
 
