@@ -9,10 +9,10 @@ package import Storage
 package struct ControlClient: Sendable {
     package enum Method: Sendable { case get, post, delete }
 
-    private let socket: String
+    let socket: String
 
     /// One for the process, never shut down: it ends with it.
-    private static let http: HTTPClient = {
+    static let http: HTTPClient = {
         var configuration = HTTPClient.Configuration()
         // A socket that nobody answers is an answer: whoever asks decides whether to try again.
         configuration.connectionPool.retryConnectionEstablishment = false
@@ -86,7 +86,7 @@ package struct ControlClient: Sendable {
         }
     }
 
-    private func request(
+    func request(
         _ method: Method, _ path: String, _ query: [(String, String?)], _ body: (any Encodable & Sendable)?
     ) throws -> HTTPClientRequest {
         var allowed = CharacterSet.alphanumerics
@@ -115,7 +115,7 @@ package struct ControlClient: Sendable {
     }
 
     /// The daemon's failure: our own code from its header, the message from its envelope.
-    private static func failure(_ response: HTTPClientResponse, _ body: Data) -> RemfsError {
+    static func failure(_ response: HTTPClientResponse, _ body: Data) -> RemfsError {
         // `try?`: another server may answer without an envelope, and then the status has to do.
         let envelope = try? JSONDecoder().decode(Wire.Failure.self, from: body)
         let code = response.headers.first(name: "remfs-error").flatMap { RemfsError.Code(rawValue: $0) }

@@ -55,9 +55,11 @@ package struct ControlServer: Service {
         self.logger = logger
         var routes = Routes([ErrorMiddleware(), PeerMiddleware(group: configuration.socket.group, stores: stores)])
         StatusRoutes(stores: stores, mounts: mounts, metrics: metrics, configuration: configuration).add(to: &routes)
-        StoreRoutes(stores: stores, stateDirectory: configuration.stateDirectory).add(to: &routes)
+        StoreRoutes(stores: stores).add(to: &routes)
         MemoryRoutes(stores: stores).add(to: &routes)
         VersionRoutes(stores: stores, watch: VersionWatch(stores)).add(to: &routes)
+        HistoryRoutes(stores: stores).add(to: &routes)
+        ArchiveRoutes(stores: stores).add(to: &routes)
         MountRoutes(stores: stores, mounts: mounts).add(to: &routes)
         DoctorRoutes(stores: stores).add(to: &routes)
         responder = routes.responder()

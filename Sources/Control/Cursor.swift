@@ -11,6 +11,8 @@ package enum Cursor: Sendable, Equatable {
     case memories(after: String)
     /// Newest first.
     case versions(before: Int64)
+    /// By path, and by memory where a path has changed hands.
+    case differences(after: DifferenceKey)
 
     private static let prefix = "page_"
 
@@ -20,6 +22,7 @@ package enum Cursor: Sendable, Equatable {
             case .stores(let created, let sequence): "s-\(created.microseconds):\(sequence)"
             case .memories(let path): "m+\(path)"
             case .versions(let number): "v-\(number)"
+            case .differences(let key): "d+\(key.memory):\(key.path)"
             }
         let base64 = Data(plain.utf8).base64EncodedString()
         return Self.prefix + base64.map { $0 == "+" ? "-" : $0 == "/" ? "_" : $0 }.filter { $0 != "=" }
@@ -44,6 +47,11 @@ package enum Cursor: Sendable, Equatable {
         case "v-":
             guard let number = Int64(key), number > 0 else { return nil }
             self = .versions(before: number)
+        case "d+":
+            guard let colon = key.utf8.firstIndex(of: UInt8(ascii: ":")), let memory = Int64(key[..<colon]), memory >= 0 else { return nil }
+            let path = key[key.utf8.index(after: colon)...]
+            guard path.utf8.first == UInt8(ascii: "/") else { return nil }
+            self = .differences(after: DifferenceKey(path: String(path), memory: memory))
         default: return nil
         }
     }

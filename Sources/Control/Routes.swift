@@ -59,6 +59,8 @@ extension Wire.StoreStatistics: ResponseEncodable {}
 extension Wire.Memory: ResponseEncodable {}
 extension Wire.Version: ResponseEncodable {}
 extension Wire.Merge: ResponseEncodable {}
+extension Wire.Restore: ResponseEncodable {}
+extension Wire.Import: ResponseEncodable {}
 extension Wire.Mount: ResponseEncodable {}
 extension Wire.MountRequests: ResponseEncodable {}
 extension Wire.Status: ResponseEncodable {}

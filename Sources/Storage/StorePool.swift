@@ -57,6 +57,7 @@ package final class StorePool: Sendable {
         do throws(RemfsError) {
             catalog = try Self.openCatalog(in: stateDirectory)
             try Self.moveOrphans(in: stateDirectory, notIn: catalog, logger)
+            try Self.clearSpool(in: stateDirectory)
         } catch {
             Glibc.close(lockFile)
             throw error
@@ -149,16 +150,42 @@ package final class StorePool: Sendable {
 
     // MARK: Stores
 
-    /// Makes a store: first its file, last its row, so that a row always has a file.
     package func createStore(name: String, description: String, metadata: [String: String]) throws(RemfsError) -> Store {
+        try addStore(NewStore(name: name, description: description, metadata: metadata)) { (id) throws(RemfsError) in
+            try self.openFile(of: id, name: name, policy: Policy(), isNew: true)
+        }
+    }
+
+    /// What a new store's row says.
+    package struct NewStore: Sendable {
+        package var name: String
+        package var description: String
+        package var metadata: [String: String]
+        var policy = Policy()
+
+        package init(name: String, description: String = "", metadata: [String: String] = [:]) {
+            self.name = name
+            self.description = description
+            self.metadata = metadata
+        }
+    }
+
+    /// Opens the file of a store that is not in use, or makes it.
+    func openFile(of id: StoreID, name: String, policy: Policy, isNew: Bool) throws(RemfsError) -> MemoryStore {
+        try MemoryStore(
+            id: id, name: name, path: path(of: id), policy: policy, isArchived: false, isNew: isNew, environment: environment)
+    }
+
+    /// Makes a store: first its file, which `make` does and opens, last its row, so that a row always has a file. What fails leaves nothing.
+    func addStore(_ new: NewStore, _ make: (StoreID) throws(RemfsError) -> MemoryStore) throws(RemfsError) -> Store {
+        let (name, description, metadata) = (new.name, new.description, new.metadata)
         try StoreLimits.check(name: name, description: description, metadata: metadata)
         try StoreLimits.check(pairsOf: metadata)
         let id = StoreID.random()
         unfinished.withLock { _ = $0.insert(id) }
         defer { unfinished.withLock { _ = $0.remove(id) } }
         do throws(RemfsError) {
-            let store = try MemoryStore(
-                id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)
+            let store = try make(id)
             try store.synchronizeNow()
             try Self.synchronizeDirectory(directory + "/stores")
             let entry = Entry()
@@ -168,7 +195,7 @@ package final class StorePool: Sendable {
             }
             // Before the row: whoever finds that finds the store open, and opens no second one on the same file.
             entries.withLock { $0[id] = entry }
-            return try catalog.createStore(id, name: name, description: description, metadata: metadata)
+            return try catalog.createStore(id, name: name, description: description, metadata: metadata, policy: new.policy)
         } catch {
             entries.withLock { $0[id] = nil }
             removeFiles(of: id)

@@ -13,7 +13,7 @@ struct Remfs: AsyncParsableCommand {
         version: version,
         groupedSubcommands: [
             CommandGroup(name: "Daemon", subcommands: [Serve.self, StatusCommand.self, DoctorCommand.self, Demo.self]),
-            CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self]),
+            CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self, ExportCommand.self, ImportCommand.self]),
             CommandGroup(
                 name: "History", subcommands: [LogCommand.self, DiffCommand.self, RestoreCommand.self, MergeCommand.self]),
             CommandGroup(name: "Mount", subcommands: [MountCommand.self, UnmountCommand.self]),

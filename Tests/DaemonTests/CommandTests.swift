@@ -268,7 +268,8 @@ extension ServeTests {
         static let commands: [[String]] = [
             [], ["serve"], ["demo"], ["status"], ["doctor"], ["store"], ["store", "create"], ["store", "list"], ["store", "show"],
             ["store", "set"],
-            ["store", "archive"], ["store", "delete"], ["store", "backup"], ["memory"], ["memory", "ls"], ["memory", "cat"],
+            ["store", "archive"], ["store", "delete"], ["store", "backup"], ["store", "fork"], ["export"], ["import"], ["memory"],
+            ["memory", "ls"], ["memory", "cat"],
             ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["merge"],
             ["mount"],
             ["unmount"],
