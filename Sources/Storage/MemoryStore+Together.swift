@@ -8,8 +8,23 @@ extension MemoryStore {
     /// What waits to be sealed is sealed first. Where the body throws, the tree is taken out of the file again, as after a crash: saves that
     /// were open end there. Everyone else who works in the store waits as long as it takes.
     func changeTogether<Answer>(_ body: (StoreState) throws(RemfsError) -> Answer) throws(RemfsError) -> Answer {
+        let (answer, newest): (Answer, Int64)
+        do throws(RemfsError) {
+            (answer, newest) = try changedTogether(body)
+        } catch {
+            environment.refused(id, error)
+            throw error
+        }
+        announce(newest)
+        environment.schedule(id, true)
+        return answer
+    }
+
+    private func changedTogether<Answer>(
+        _ body: (StoreState) throws(RemfsError) -> Answer
+    ) throws(RemfsError) -> (Answer, newest: Int64) {
         // The locks in their order. A save that is being made ready speaks of the tree as it was.
-        let (answer, newest) = try preparing.withLock { _ throws(RemfsError) in
+        try preparing.withLock { _ throws(RemfsError) in
             try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in
                 try state.requireWritable()
                 state.lastActivity = StoreState.monotonic()
@@ -29,9 +44,6 @@ extension MemoryStore {
                 return (answer, state.lastVersion)
             }
         }
-        announce(newest)
-        environment.schedule(id, true)
-        return answer
     }
 
     private static func takeBack(_ state: inout StoreState) throws(RemfsError) {

@@ -22,6 +22,7 @@ package final class StorePool: Sendable {
     private let isTakingOver = Atomic<Bool>(false)
     /// Stores whose file or row comes first: they are being made or deleted.
     private let unfinished = Mutex<Set<StoreID>>([])
+    private let refusals = Refusals()
     /// Told after a store's access may have changed, or the store went: mounts follow.
     private let observers = Mutex<[@Sendable (StoreID) -> Void]>([])
 
@@ -265,6 +266,9 @@ package final class StorePool: Sendable {
     /// Tells of changes of access and deletions. The closure is called on the changing thread and must not wait for it.
     package func observe(_ observer: @escaping @Sendable (StoreID) -> Void) { observers.withLock { $0.append(observer) } }
 
+    /// Tells of changes that a store's rules did not let happen. The closure is called on the thread that was refused and must not wait.
+    package func observeRefusals(_ observer: @escaping @Sendable (StoreID, RemfsError) -> Void) { refusals.observe(observer) }
+
     // MARK: Using one
 
     /// Lends a store, opening it first if need be. Blocks. Throws `notFound`, or why its file cannot be opened.
@@ -363,7 +367,8 @@ package final class StorePool: Sendable {
         StoreEnvironment(
             willBlock: willBlock, schedule: { [upkeep] in upkeep.schedule($0, needsCheckpoint: $1) },
             synchronize: { [syncer] store, done in syncer.synchronize(store, done) },
-            keepsOrphans: { [weak self] in self?.isTakingOver.load(ordering: .acquiring) ?? false }, logger: logger, hooks: hooks)
+            keepsOrphans: { [weak self] in self?.isTakingOver.load(ordering: .acquiring) ?? false }, logger: logger,
+            refused: { [refusals] in refusals.tell(of: $1, in: $0) }, hooks: hooks)
     }
 
     /// From now on stores are opened for mounts that a predecessor has served, and nothing that their callers may have open is deleted,
