@@ -23,7 +23,9 @@ package struct Body: Sendable {
     }
 
     /// Refuses every key that is not one of `known`.
-    package func allow(_ known: String...) throws(RemfsError) {
+    package func allow(_ known: String...) throws(RemfsError) { try allow(Set(known)) }
+
+    package func allow(_ known: Set<String>) throws(RemfsError) {
         if let unknown = fields.keys.filter({ !known.contains($0) }).min() {
             throw RemfsError(.invalidArgument, "\(prefix)\(Body.quoted(unknown)) is not a known field")
         }
@@ -88,6 +90,32 @@ package struct Body: Sendable {
         default: throw wrong(key, "an object")
         }
     }
+
+    /// Whether the key is there with a value other than `null`.
+    package func has(_ key: String) -> Bool { (fields[key] ?? .null) != .null }
+
+    package func value(_ key: String) -> JSONValue { fields[key] ?? .null }
+
+    /// An array of objects.
+    package func objects(_ key: String) throws(RemfsError) -> [Body]? {
+        switch fields[key] ?? .null {
+        case .null: return nil
+        case .array(let values):
+            var objects: [Body] = []
+            for (place, value) in values.enumerated() {
+                guard case .object(let fields) = value else { throw wrong("\(key)[\(place)]", "an object") }
+                objects.append(Body(fields: fields, prefix: "\(prefix)\(key)[\(place)]."))
+            }
+            return objects
+        default: throw wrong(key, "an array of objects")
+        }
+    }
+
+    /// The object as JSON, without these keys.
+    package func json(without keys: Set<String>) -> String { JSONValue.object(fields.filter { !keys.contains($0.key) }).text }
+
+    /// A refusal of what stands under a key.
+    package func refusal(_ key: String, _ reason: String) -> RemfsError { RemfsError(.invalidArgument, "\(prefix)\(key) \(reason)") }
 
     /// An object of strings; where `null` may stand for a key to remove, such a key's value is nil.
     package func metadata(_ key: String, removing: Bool) throws(RemfsError) -> [String: String?]? {

@@ -8,6 +8,12 @@ package import Storage
 package struct ControlContext: RequestContext {
     /// Memory and dream routes (`api.md` 1.5); the largest body that fits a memory of 102,400 bytes is 614 kB of `\u0000`.
     package static let maximumBody = 4 << 20
+    /// Session routes: a transcript comes in with its documents and images.
+    package static let maximumSessionBody = 32 << 20
+
+    package static func maximumBody(of path: some StringProtocol) -> Int {
+        path.hasPrefix("/v1/sessions") ? maximumSessionBody : maximumBody
+    }
 
     package var coreContext: CoreRequestContextStorage
     package let channel: any Channel
@@ -46,6 +52,8 @@ package struct ControlContext: RequestContext {
     var storeID: StoreID { get throws(RemfsError) { try id("store", of: "memory store") } }
     var memoryID: MemoryID { get throws(RemfsError) { try id("memory", of: "memory") } }
     var versionID: VersionID { get throws(RemfsError) { try id("version", of: "memory version") } }
+    var sessionID: SessionID { get throws(RemfsError) { try id("session", of: "session") } }
+    var threadID: ThreadID { get throws(RemfsError) { try id("thread", of: "session thread") } }
     var mountID: MountID { get throws(RemfsError) { try id("mount", of: "mount") } }
 }
 
@@ -62,15 +70,27 @@ extension Request {
         }
     }
 
+    /// As `collectFields`, where a body may be left out: nil then.
+    func collectOptionalFields() async throws -> Result<Body?, RemfsError> {
+        let bytes = try await collectBytes()
+        guard bytes.readableBytes > 0 else { return .success(nil) }
+        do throws(RemfsError) {
+            return .success(try Body(parsing: bytes.readableBytesView))
+        } catch {
+            return .failure(error)
+        }
+    }
+
     /// What goes wrong here is the client's doing: it sends too much, or no HTTP, or has gone.
     private func collectBytes() async throws -> ByteBuffer {
-        let tooLarge = RemfsError(.bodyTooLarge, "request body is over \(ControlContext.maximumBody) bytes")
+        let maximum = ControlContext.maximumBody(of: uri.path)
+        let tooLarge = RemfsError(.bodyTooLarge, "request body is over \(maximum) bytes")
         // A client that waits for leave to send gets its refusal instead. (Others are sending, and some hear nothing until they have.)
-        if headers[.expect] != nil, let length = headers[.contentLength].flatMap({ Int($0) }), length > ControlContext.maximumBody {
+        if headers[.expect] != nil, let length = headers[.contentLength].flatMap({ Int($0) }), length > maximum {
             throw tooLarge
         }
         do {
-            return try await body.collect(upTo: ControlContext.maximumBody)
+            return try await body.collect(upTo: maximum)
         } catch is NIOTooManyBytesError {
             throw tooLarge
         } catch let error as CancellationError {

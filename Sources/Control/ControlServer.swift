@@ -15,12 +15,21 @@ package struct ControlServer: Service {
         package let version: String
         /// A connection that is idle, or in the middle of sending a request, for longer than this is closed.
         package let idleTimeout: Duration
+        /// What holds for each reader of an event stream.
+        package let streams: EventReader.Limits
+        /// The models that dreams may name: the one list of them. Empty until the daemon can run dreams.
+        package let models: [String]
 
-        package init(socket: ControlSocket, stateDirectory: String, version: String, idleTimeout: Duration = .seconds(60)) {
+        package init(
+            socket: ControlSocket, stateDirectory: String, version: String, idleTimeout: Duration = .seconds(60),
+            streams: EventReader.Limits = .init(), models: [String] = []
+        ) {
             self.socket = socket
             self.stateDirectory = stateDirectory
             self.version = version
             self.idleTimeout = idleTimeout
+            self.streams = streams
+            self.models = models
         }
     }
 
@@ -62,8 +71,14 @@ package struct ControlServer: Service {
         ChangeRoutes(stores: stores, watch: watch).add(to: &routes)
         HistoryRoutes(stores: stores).add(to: &routes)
         ArchiveRoutes(stores: stores).add(to: &routes)
+        RedactionRoutes(stores: stores).add(to: &routes)
+        UpkeepRoutes(stores: stores).add(to: &routes)
+        SearchRoutes(stores: stores).add(to: &routes)
         MountRoutes(stores: stores, mounts: mounts).add(to: &routes)
         DoctorRoutes(stores: stores).add(to: &routes)
+        SessionRoutes(stores: stores).add(to: &routes)
+        SessionEventRoutes(stores: stores, streams: SessionStreams(stores.catalog, configuration.streams)).add(to: &routes)
+        DreamRoutes(stores: stores, models: configuration.models).add(to: &routes)
         responder = routes.responder()
     }
 

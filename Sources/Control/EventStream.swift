@@ -221,8 +221,10 @@ package enum EventStream {
                     try await send(reader, channel, to: &writer)
                 } onGracefulShutdown: {
                     reader.end()
-                    // A write that waits would hold up the stop.
-                    if reader.isStalled(for: .milliseconds(100)) { channel.close(promise: nil) }
+                    // Whoever has not taken the rest by then would hold up the stop.
+                    channel.eventLoop.scheduleTask(in: .milliseconds(250)) { [weak reader] in
+                        if reader != nil { channel.close(promise: nil) }
+                    }
                 }
             })
     }

@@ -43,7 +43,7 @@ private final class HTTPManners: ChannelDuplexHandler {
             return false
         }
         let length = head.headers.first(name: "content-length").flatMap { Int($0) }
-        return length ?? 0 <= ControlContext.maximumBody
+        return length ?? 0 <= ControlContext.maximumBody(of: head.uri)
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {

@@ -159,7 +159,8 @@ private struct JSONParser {
         }
         let text = String(decoding: bytes[start..<place], as: UTF8.self)
         if isWhole, let value = Int64(text) { return .integer(value) }
-        return Double(text).map { .number($0) }
+        // What is over the largest there is could not be written again.
+        return Double(text).flatMap { $0.isFinite ? .number($0) : nil }
     }
 
     /// At least one digit.

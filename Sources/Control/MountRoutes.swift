@@ -70,6 +70,14 @@ struct MountRoutes: Sendable {
     }
 }
 
+extension Body {
+    /// Refuses what no mount of a session could be made with: the object `remfs` of its resource.
+    func checkMountOptions() throws(RemfsError) {
+        try allow("uid", "gid", "umask", "history", "on_stale_write", "coherence", "xattr", "exec")
+        _ = try MountOptions(access: nil, self)
+    }
+}
+
 extension MountOptions {
     /// - Parameter body: the object `remfs` of a mount.
     package init(access: Access?, _ body: Body?) throws(RemfsError) {

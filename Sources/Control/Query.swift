@@ -5,6 +5,8 @@ package import Storage
 /// Unknown names are ignored: SDKs append some (`beta=true`), and older ones send more than is left of the contract.
 package struct Query: Sendable {
     private var values: [String: String] = [:]
+    /// Of names that may be repeated, without the `[]` that some clients put behind them.
+    private var lists: [String: [String]] = [:]
 
     /// - Parameter text: what stands after the `?`, still encoded.
     package init(parsing text: String?) throws(RemfsError) {
@@ -14,6 +16,7 @@ package struct Query: Sendable {
                 throw RemfsError(.invalidArgument, "query is not percent-encoded UTF-8")
             }
             values[name] = value
+            lists[name.hasSuffix("[]") ? String(name.dropLast(2)) : name, default: []].append(value)
         }
     }
 
@@ -48,6 +51,29 @@ package struct Query: Sendable {
             throw wrong(name, choices.map { "\"\($0.rawValue)\"" }.joined(separator: " or "))
         }
         return value
+    }
+
+    /// All values of `name` and `name[]`, in their order.
+    package func strings(_ name: String) -> [String] { lists[name] ?? [] }
+
+    /// All values of `name` and `name[]`, each one of `choices`.
+    package func choices<Choice: RawRepresentable>(_ name: String, of choices: [Choice]) throws(RemfsError) -> [Choice]
+    where Choice.RawValue == String {
+        var found: [Choice] = []
+        for text in strings(name) {
+            guard let value = choices.first(where: { $0.rawValue == text }) else {
+                throw wrong(name, "any of \(choices.map { "\"\($0.rawValue)\"" }.joined(separator: ", "))")
+            }
+            found.append(value)
+        }
+        return found
+    }
+
+    /// The bounds that `name[gt]`, `[gte]`, `[lt]` and `[lte]` set, as inclusive ones: times are whole microseconds.
+    package func times(_ name: String) throws(RemfsError) -> (from: Timestamp?, to: Timestamp?) {
+        let from = [try time("\(name)[gte]")?.microseconds, try time("\(name)[gt]").map { $0.microseconds + 1 }].compactMap { $0 }.max()
+        let to = [try time("\(name)[lte]")?.microseconds, try time("\(name)[lt]").map { $0.microseconds - 1 }].compactMap { $0 }.min()
+        return (from.map { Timestamp(microseconds: $0) }, to.map { Timestamp(microseconds: $0) })
     }
 
     private func wrong(_ name: String, _ expected: String) -> RemfsError {

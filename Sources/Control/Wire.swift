@@ -233,10 +233,11 @@ package enum Wire {
         @Nullable package var redactedBy: Actor?
         @Nullable package var baseVersionID: String?
         package var stale: Bool
+        package var pinned: Bool
         package var writer: Writer
 
         private enum CodingKeys: String, CodingKey {
-            case id, type, operation, path, content, stale, writer
+            case id, type, operation, path, content, stale, pinned, writer
             case memoryID = "memory_id"
             case memoryStoreID = "memory_store_id"
             case contentSHA256 = "content_sha256"
@@ -389,7 +390,7 @@ extension Wire.Version {
             contentSHA256: version.contentSHA256, contentSizeBytes: version.sizeInBytes, createdAt: version.created.rfc3339,
             createdBy: Wire.Actor(version.author.actor), redactedAt: version.redacted?.rfc3339,
             redactedBy: version.redactedBy.map { Wire.Actor($0) }, baseVersionID: version.base?.description, stale: version.isStale,
-            writer: Wire.Writer(uid: writer.uid, pid: writer.pid, command: writer.command))
+            pinned: version.isPinned, writer: Wire.Writer(uid: writer.uid, pid: writer.pid, command: writer.command))
     }
 }
 

@@ -10,7 +10,8 @@ enum MountTarget {
         var directory = unsafe open("/", directoryFlags)
         guard directory >= 0 else { throw RemfsError.ofSystem("cannot open /") }
         defer { close(directory) }
-        for segment in path.split(separator: "/") {
+        // In bytes: a String may hold a slash and what follows it for one character, and two segments would be opened as one.
+        for segment in path.utf8.split(separator: UInt8(ascii: "/")).map({ Substring($0) }) {
             guard segment != ".", segment != ".." else { throw RemfsError(.invalidArgument, "\(path) holds . or ..") }
             // O_NOFOLLOW with O_DIRECTORY: a link is ENOTDIR.
             let next = unsafe openat(directory, String(segment), directoryFlags)

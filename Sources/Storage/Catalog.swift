@@ -29,14 +29,16 @@ package struct StoreFilter: Sendable {
     package init() {}
 }
 
-/// The database of what there is: stores now, sessions, dreams and keys later. Small, synced at each change, safe from any thread.
+/// The database of what there is: stores and sessions now, dreams and keys later. Small, synced at each change, safe from any thread.
 package final class Catalog: Sendable {
     private let connection: Mutex<Connection>
-    private let lastTime = Mutex<Int64>(0)
+    private let lastTime: Mutex<Int64>
+    /// Told of what happens in sessions, in the order of the commits (`Catalog+Sessions`).
+    let sessionObserver = Mutex<(@Sendable (SessionChange) -> Void)?>(nil)
     private let path: String
     /// `Connection.totalChanges` when the copy was made; nil: by an earlier process, or never.
     private let copied = Mutex<Int?>(nil)
-    private static let label = "the catalog"
+    static let label = "the catalog"
 
     package init(path: String, isNew: Bool) throws(RemfsError) {
         let connection = try RemfsError.mapping(Self.label) { () throws(SQLiteError) in
@@ -47,6 +49,8 @@ package final class Catalog: Sendable {
         try RemfsError.mapping(Self.label) { () throws(SQLiteError) in
             try connection.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
         }
+        let latest = try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try connection.integer(Self.latestTime) }
+        lastTime = Mutex(latest ?? 0)
         self.path = path
         self.connection = Mutex(connection)
     }
@@ -59,13 +63,44 @@ package final class Catalog: Sendable {
         _ = try catalog.names()
     }
 
-    private func with<Answer>(_ body: (Connection) throws(SQLiteError) -> Answer) throws(RemfsError) -> Answer {
+    func with<Answer>(_ body: (Connection) throws(SQLiteError) -> Answer) throws(RemfsError) -> Answer {
         try connection.withLock { (connection) throws(RemfsError) in
             try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try body(connection) }
         }
     }
 
-    /// Microseconds that never repeat nor run backwards within the process.
+    /// Reads as of one moment: nobody else has the connection meanwhile.
+    func read<Answer>(_ body: (Connection) throws(RemfsError) -> Answer) throws(RemfsError) -> Answer {
+        try connection.withLock { (connection) throws(RemfsError) in try body(connection) }
+    }
+
+    /// Runs `body` in a transaction; `after`, once it is committed, before any other.
+    func transaction<Answer>(
+        _ body: (Connection) throws(RemfsError) -> Answer, after: (Answer) -> Void = { _ in }
+    ) throws(RemfsError) -> Answer {
+        try connection.withLock { (connection) throws(RemfsError) in
+            do throws(RemfsError) {
+                try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try connection.execute("BEGIN IMMEDIATE") }
+                let answer = try body(connection)
+                try RemfsError.mapping(Self.label) { () throws(SQLiteError) in try connection.execute("COMMIT") }
+                after(answer)
+                return answer
+            } catch {
+                // `try?`: SQLite may have rolled back by itself; the first error is the one to tell of.
+                if connection.isInTransaction { try? connection.execute("ROLLBACK") }
+                throw error
+            }
+        }
+    }
+
+    /// Of what lists go by: a clock that was set back makes no row older than the one before it. Each from an index.
+    private static let latestTime = """
+        SELECT max(
+            coalesce((SELECT created FROM store ORDER BY sequence DESC LIMIT 1), 0), coalesce((SELECT max(created) FROM session), 0),
+            coalesce((SELECT processed FROM event ORDER BY sequence DESC LIMIT 1), 0))
+        """
+
+    /// Microseconds that never repeat nor run backwards, whatever the clock does.
     func now() -> Timestamp {
         var time = timespec()
         unsafe clock_gettime(CLOCK_REALTIME, &time)
@@ -115,6 +150,11 @@ package final class Catalog: Sendable {
         }
     }
 
+    /// Those whose policy gives old versions up.
+    func storesWithRetention() throws(RemfsError) -> [StoreID] {
+        try select("WHERE json_extract(policy, '$.retention_days') IS NOT NULL ORDER BY sequence") { _ in }.map(\.id)
+    }
+
     /// Newest first, after the one with these keys.
     package func stores(
         _ filter: StoreFilter, before: (created: Timestamp, sequence: Int64)?, limit: Int
@@ -161,10 +201,16 @@ package final class Catalog: Sendable {
         var merged = store.metadata
         for (key, value) in metadata ?? [:] { merged[key] = value }
         try StoreLimits.check(pairsOf: merged)
+        let (name, description) = (name ?? store.name, description ?? store.description)
+        // Where nothing changes `updated_at` stays. (Strings are held equal that differ in bytes.)
+        let keepsMetadata =
+            merged.count == store.metadata.count
+            && merged.allSatisfy { store.metadata[$0.key]?.utf8.elementsEqual($0.value.utf8) == true }
+        if keepsMetadata, name.utf8.elementsEqual(store.name.utf8), description.utf8.elementsEqual(store.description.utf8) { return store }
         let text = try Self.json(merged)
         try set(id, "name = ?2, description = ?3, metadata = ?4") {
-            $0.bind(name ?? store.name, at: 2)
-            $0.bind(description ?? store.description, at: 3)
+            $0.bind(name, at: 2)
+            $0.bind(description, at: 3)
             $0.bind(text, at: 4)
         }
         return try self.store(id)
@@ -233,7 +279,7 @@ package final class Catalog: Sendable {
         return stores
     }
 
-    private static func json(_ value: some Encodable) throws(RemfsError) -> String {
+    static func json(_ value: some Encodable) throws(RemfsError) -> String {
         do {
             return String(decoding: try JSONEncoder().encode(value), as: UTF8.self)
         } catch {
@@ -241,7 +287,7 @@ package final class Catalog: Sendable {
         }
     }
 
-    private static func decoded<Value: Decodable>(_ text: String) throws(RemfsError) -> Value {
+    static func decoded<Value: Decodable>(_ text: String) throws(RemfsError) -> Value {
         do {
             return try JSONDecoder().decode(Value.self, from: Data(text.utf8))
         } catch {

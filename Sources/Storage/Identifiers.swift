@@ -45,6 +45,12 @@ package struct SessionID: Identifier {
     package init(bits: UInt128) { self.bits = bits }
 }
 
+package struct DreamID: Identifier {
+    package static let prefix = "drm_"
+    package let bits: UInt128
+    package init(bits: UInt128) { self.bits = bits }
+}
+
 package struct MountID: Identifier {
     package static let prefix = "mnt_"
     package let bits: UInt128

@@ -228,6 +228,16 @@ final class Directory {
         index(entries.count - 1)
     }
 
+    /// Adds names to a directory that has none greater: all at once, since a store of thousands is opened while clients wait.
+    ///
+    /// - Parameter names: by cookie, rising.
+    func append(_ names: [Entry]) {
+        entries.append(contentsOf: names)
+        count += names.count
+        if (used + names.count) * 2 > slots.count { return rebuild() }
+        for place in entries.indices.suffix(names.count) { index(place) }
+    }
+
     /// The cookie of a name; 0: it is not there.
     func cookie(of name: [UInt8]) -> Int64 {
         guard let place = unsafe name.withUnsafeBytes({ unsafe place(of: $0) }) else { return 0 }
@@ -277,20 +287,28 @@ final class Directory {
     }
 
     private func index(_ place: Int) {
+        if Self.index(place, entries[place].name, in: &slots) { used += 1 }
+    }
+
+    /// True: it took a slot that was free, and not a gap.
+    @discardableResult
+    private static func index(_ place: Int, _ name: [UInt8], in slots: inout [Int32]) -> Bool {
         let mask = slots.count - 1
-        var slot = unsafe entries[place].name.withUnsafeBytes { unsafe Self.hash($0) } & mask
+        var slot = unsafe name.withUnsafeBytes { unsafe hash($0) } & mask
         while slots[slot] > 0 { slot = (slot + 1) & mask }
-        if slots[slot] == 0 { used += 1 }
+        let wasFree = slots[slot] == 0
         slots[slot] = Int32(place + 1)
+        return wasFree
     }
 
     private func rebuild() {
         entries.removeAll { $0.inode == nil }
         var size = 8
         while size < (entries.count + 1) * 4 { size *= 2 }
-        slots = [Int32](repeating: 0, count: size)
-        used = 0
-        for place in entries.indices { index(place) }
+        var fresh = [Int32](repeating: 0, count: size)
+        for (place, entry) in entries.enumerated() { Self.index(place, entry.name, in: &fresh) }
+        slots = fresh
+        used = entries.count
     }
 
     /// FNV-1a, with a final mix: names are short, and an attacker who floods one directory slows down that directory only.

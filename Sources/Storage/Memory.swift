@@ -64,11 +64,13 @@ package struct MemoryVersion: Sendable {
     package let isStale: Bool
     package let redacted: Timestamp?
     package let redactedBy: MemoryActor?
+    /// Kept whatever the store's retention says.
+    package let isPinned: Bool
 
     package init(
         id: VersionID, number: Int64, memory: MemoryID, store: StoreID, operation: Operation, path: String?, contentSHA256: String?,
         sizeInBytes: Int64?, created: Timestamp, author: Author, base: VersionID?, isStale: Bool, redacted: Timestamp?,
-        redactedBy: MemoryActor?
+        redactedBy: MemoryActor?, isPinned: Bool = false
     ) {
         self.id = id
         self.number = number
@@ -84,6 +86,7 @@ package struct MemoryVersion: Sendable {
         self.isStale = isStale
         self.redacted = redacted
         self.redactedBy = redactedBy
+        self.isPinned = isPinned
     }
 }
 

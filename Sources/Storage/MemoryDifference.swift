@@ -58,7 +58,8 @@ package struct MemoryDifference: Sendable {
     package var change: Change {
         guard let old else { return .created }
         guard let new else { return .deleted }
-        return old.path == new.path || old.memory != new.memory ? .modified : .renamed
+        // In bytes: to a String `é` is `e` and its accent.
+        return old.memory != new.memory || old.path.utf8.elementsEqual(new.path.utf8) ? .modified : .renamed
     }
 
     /// The new path; of a deletion the old one.

@@ -9,7 +9,7 @@ package struct MemoryPath: Hashable, Sendable, CustomStringConvertible {
 
     package let text: String
     package var description: String { text }
-    package var segments: [Substring] { text.split(separator: "/") }
+    package var segments: [Substring] { text.utf8.split(separator: UInt8(ascii: "/")).map { Substring($0) } }
 
     /// Throws `invalidArgument` that says which rule was broken.
     package init(_ text: String) throws(RemfsError) {
@@ -38,6 +38,9 @@ package struct MemoryPath: Hashable, Sendable, CustomStringConvertible {
         guard text != "/.anthropic-memory-store" else { throw refuse("is reserved for the SDK's marker file") }
         self.text = text
     }
+
+    /// Whether a path that a store shows is this one: byte for byte, where `==` would hold `é` equal to `e` and its accent.
+    func isSame(as path: String) -> Bool { text.utf8.elementsEqual(path.utf8) }
 
     private static func quoted(_ text: String) -> String {
         text.unicodeScalars.count > 80 ? String(String.UnicodeScalarView(text.unicodeScalars.prefix(80))) + "..." : text

@@ -98,7 +98,7 @@ extension StoreState {
             let isConcerned =
                 switch scope {
                 case .prefix(let prefix): path(of: inode).utf8.starts(with: prefix.utf8)
-                case .path(let path): self.path(of: inode) == path
+                case .path(let path): self.path(of: inode).utf8.elementsEqual(path.utf8)
                 case .memory(let memory): inode.head?.memory == memory.number(in: id)
                 }
             if isConcerned { try settleForAPI(inode) }

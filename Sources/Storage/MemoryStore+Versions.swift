@@ -28,7 +28,7 @@ extension MemoryStore {
     }
 
     /// Content over 128 KiB is hashed when someone first asks, without the store's lock; the answer stays with the head.
-    private func complete(_ memory: Memory) throws(RemfsError) -> Memory {
+    func complete(_ memory: Memory) throws(RemfsError) -> Memory {
         guard memory.contentSHA256.isEmpty else { return memory }
         let found = try look { (state) throws(RemfsError) in try state.memoryInode(memory.id).head }
         guard let head = found else { throw RemfsError(.notFound, "memory \(memory.id) not found") }
@@ -55,7 +55,7 @@ extension MemoryStore {
         return bytes
     }
 
-    private func content(ofVersion number: Int64, _ reader: Reader) throws(SQLiteError) -> [UInt8]? {
+    func content(ofVersion number: Int64, _ reader: Reader) throws(SQLiteError) -> [UInt8]? {
         let row = try reader.connection.prepare("SELECT content, size FROM version WHERE number = ?1")
         row.bind(number, at: 1)
         guard try row.step(), let size = row.integerOrNil(1) else { return nil }
@@ -99,9 +99,10 @@ extension MemoryStore {
             case .update(let id, let content, let path):
                 let inode = try state.memoryInode(id)
                 try state.requireWritable()
+                if let content { try state.requireContractSize(content, at: state.path(of: inode)) }
                 try state.settleForAPI(inode)
                 let changesContent = content.map { inode.head!.size != $0.count || inode.head!.digest != Digest(of: $0) } ?? false
-                let changesPath = path.map { $0.text != state.path(of: inode) } ?? false
+                let changesPath = path.map { !$0.isSame(as: state.path(of: inode)) } ?? false
                 // A retry of a write that landed succeeds, whatever its precondition says by now.
                 guard changesContent || changesPath else { return try self.shown(inode, state) }
                 try self.require(precondition, inode, state)
@@ -132,7 +133,7 @@ extension MemoryStore {
     // MARK: Versions
 
     private static let columns =
-        "number, memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale, redacted, redacted_by, content"
+        "number, memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale, redacted, redacted_by, content, pinned"
 
     /// Newest first, below `number` (nil: from the newest).
     package func versions(_ filter: VersionFilter, before number: Int64?, limit: Int) throws(RemfsError) -> [MemoryVersion] {
@@ -218,7 +219,8 @@ extension MemoryStore {
                     uid: row.integerOrNil(8).map { UInt32(truncatingIfNeeded: $0) },
                     pid: row.integerOrNil(9).map { Int32(truncatingIfNeeded: $0) }, command: row.text(10))),
             base: row.integerOrNil(11).map { VersionID(store: id, number: $0) }, isStale: row.integer(12) == 1,
-            redacted: row.integerOrNil(13).map { Timestamp(microseconds: $0) }, redactedBy: row.text(14).flatMap { MemoryActor(id: $0) })
+            redacted: row.integerOrNil(13).map { Timestamp(microseconds: $0) }, redactedBy: row.text(14).flatMap { MemoryActor(id: $0) },
+            isPinned: !row.isNull(16))
     }
 
     package func version(_ version: VersionID) throws(RemfsError) -> MemoryVersion {

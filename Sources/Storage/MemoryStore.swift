@@ -21,6 +21,10 @@ package final class MemoryStore: Sendable {
     private let checkpointer: Mutex<Connection>
     /// Held while a large save is made ready to be sealed; taken before the store's lock.
     let preparing = Mutex(())
+    /// Held while the file is cleaned after redactions; taken before the locks of checkpoints and of the store.
+    let scrubbing = Mutex(())
+    /// Held while the search index takes in versions; taken before the store's lock.
+    let indexing = Mutex(())
 
     /// Opens a store's file, or makes it. Throws `corrupted`, `unsupported` (a newer schema), `noSpace` and the like with a message
     /// that says which store, what is wrong and what to do.
@@ -60,6 +64,13 @@ package final class MemoryStore: Sendable {
         newest = Mutex(state.lastVersion)
         self.state = Mutex(state)
         readers = ReaderPool(path: path, label: label)
+        try finishAtOpening()
+    }
+
+    /// What a redaction was killed in the middle of is finished before anyone reads. Where there is no room to, upkeep goes on with it.
+    private func finishAtOpening() throws(RemfsError) {
+        guard state.withLock({ $0.scrub.isNeeded }) else { return }
+        do throws(RemfsError) { try finishRedactions() } catch { guard error.isOfFullDisk else { throw error } }
     }
 
     private static func makeRoot(_ state: StoreState) throws(RemfsError) {
@@ -324,6 +335,8 @@ package final class MemoryStore: Sendable {
             hasMore = try state.withLock { (state) throws(RemfsError) in try state.encodeDeltas(atMost: 4) }
         }
         try state.withLock { (state) throws(RemfsError) in try state.writeDirectoryTimes() }
+        if state.withLock({ $0.scrub.isNeeded }) { try finishRedactions() }
+        guard try catchUpIndex(goesOn: goesOn) else { return true }
         while try state.withLock({ (state) throws(RemfsError) in try state.freePages(atMost: 64) }) {
             guard goesOn() else { return true }
         }
@@ -336,7 +349,9 @@ package final class MemoryStore: Sendable {
     ///
     /// - Parameter empties: cuts the journal's file to nothing. One that is kept is written over from its start: at half the cost of
     ///   appending, and an fsync then has no new size to write.
-    func checkpoint(empties: Bool = false) throws(RemfsError) {
+    /// - Returns: whether the journal's file was cut to nothing. With `empties` it stays where somebody reads from it.
+    @discardableResult
+    func checkpoint(empties: Bool = false) throws(RemfsError) -> Bool {
         // What a failed sync may have dropped is not to be copied.
         if journal.hasFailed { try synchronizeNow() }
         let outcome = checkpointer.withLock { connection -> Result<(frames: Int, moved: Int), SQLiteError> in
@@ -349,11 +364,12 @@ package final class MemoryStore: Sendable {
             // Writers that never pause keep the WAL from starting over: above 64 MB a short pass under the lock helps.
             guard empties || frames > 16_000 else {
                 state.withLock { $0.uncheckpointed = 0 }
-                return
+                return false
             }
-            try state.withLock { (state) throws(RemfsError) in
-                _ = try state.query { () throws(SQLiteError) in try state.writer.checkpoint(empties ? .truncate : .passive) }
+            return try state.withLock { (state) throws(RemfsError) in
+                let outcome = try state.query { () throws(SQLiteError) in try state.writer.checkpoint(empties ? .truncate : .passive) }
                 state.uncheckpointed = 0
+                return empties && outcome.frames == 0
             }
         }
     }

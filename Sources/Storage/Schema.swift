@@ -107,6 +107,11 @@ enum Schema {
         ALTER TABLE extent ADD COLUMN mount INTEGER;
         ALTER TABLE extent ADD COLUMN request INTEGER;
         """,
+        """
+        -- Retention: what is never given up, and how many versions right before this one were.
+        ALTER TABLE version ADD COLUMN pinned INTEGER;
+        ALTER TABLE version ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;
+        """,
     ]
 
     static let catalog: [String] = [
@@ -147,7 +152,58 @@ enum Schema {
             sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, digest BLOB NOT NULL UNIQUE,
             name TEXT NOT NULL, scopes TEXT NOT NULL CHECK (json_valid(scopes)), created INTEGER NOT NULL, revoked INTEGER
         ) STRICT;
+        """,
         """
+        -- Nothing has written to them yet.
+        DROP TABLE event;
+        DROP TABLE attachment;
+        DROP TABLE session;
+
+        CREATE TABLE session (
+            sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+            status TEXT NOT NULL CHECK (status IN ('idle', 'running', 'rescheduling', 'terminated')),
+            agent TEXT NOT NULL, agent_version INTEGER NOT NULL CHECK (agent_version > 0),  -- what lists are filtered by
+            title TEXT,
+            metadata TEXT NOT NULL CHECK (json_valid(metadata)),
+            body TEXT NOT NULL CHECK (json_valid(body)),
+            created INTEGER NOT NULL, updated INTEGER NOT NULL, archived INTEGER
+        ) STRICT;
+        CREATE INDEX session_by_time ON session (created, sequence);
+        CREATE INDEX session_by_status ON session (status, created, sequence);
+        CREATE INDEX session_by_agent ON session (agent, agent_version);
+
+        -- No reference to the store: when that is deleted, its sessions keep what they had of it.
+        CREATE TABLE attachment (
+            session INTEGER NOT NULL REFERENCES session (sequence) ON DELETE CASCADE,
+            place INTEGER NOT NULL, store TEXT NOT NULL,
+            access TEXT NOT NULL CHECK (access IN ('read_write', 'read_only')),
+            slug TEXT NOT NULL, body TEXT NOT NULL CHECK (json_valid(body)),
+            PRIMARY KEY (session, place), UNIQUE (session, store), UNIQUE (session, slug)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX attachment_by_store ON attachment (store, session);
+
+        CREATE TABLE thread (
+            sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+            session INTEGER NOT NULL REFERENCES session (sequence) ON DELETE CASCADE,
+            parent INTEGER REFERENCES thread (sequence) ON DELETE CASCADE,                  -- NULL: the primary thread
+            status TEXT NOT NULL CHECK (status IN ('idle', 'running', 'rescheduling', 'terminated')),
+            body TEXT NOT NULL CHECK (json_valid(body)),
+            created INTEGER NOT NULL, updated INTEGER NOT NULL, archived INTEGER
+        ) STRICT;
+        CREATE INDEX thread_by_session ON thread (session, sequence);
+        CREATE UNIQUE INDEX thread_primary ON thread (session) WHERE parent IS NULL;
+        CREATE INDEX thread_by_parent ON thread (parent) WHERE parent IS NOT NULL;
+
+        CREATE TABLE event (
+            sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+            session INTEGER NOT NULL,
+            thread INTEGER NOT NULL REFERENCES thread (sequence) ON DELETE CASCADE,
+            shown INTEGER NOT NULL CHECK (shown IN (0, 1)),     -- whether the session's own list has it
+            type TEXT NOT NULL, processed INTEGER NOT NULL, body TEXT NOT NULL CHECK (json_valid(body))
+        ) STRICT;
+        CREATE INDEX event_by_session ON event (session, sequence) WHERE shown;
+        CREATE INDEX event_by_thread ON event (thread, sequence);
+        """,
     ]
 
     /// Brings a file to the newest schema, or refuses it: not ours, or newer than this program knows.

@@ -32,8 +32,10 @@ extension StoreChecker {
         }
         // Two lists in the order of memories, read side by side.
         let versions = try connection.prepare(
-            "SELECT number, memory, operation, began, ended, ifnull(directory, '') || ifnull(name, '') FROM version ORDER BY memory, number"
-        )
+            """
+            SELECT number, memory, operation, began, ended, ifnull(directory, '') || ifnull(name, ''), pruned FROM version
+            ORDER BY memory, number
+            """)
         let holders = try connection.prepare(
             """
             SELECT memory, number, parent IS NOT NULL AND number <> 1 AS linked, version, version_created,
@@ -78,8 +80,10 @@ extension StoreChecker {
     private func follow(_ story: inout Story?, _ row: Statement) {
         let (number, operation, began, ended) = (row.integer(0), row.integer(2), row.integer(3), row.integerOrNil(4))
         let path = row.text(5) ?? ""
+        // Retention gave up those right before it.
+        let isPruned = row.integer(6) > 0
         guard let before = story else {
-            if operation != 0 {
+            if operation != 0, !isPruned {
                 report(.operationWrong, "version \(number) of \(path) is the first of its memory, and is no creation") {
                     (repairer) throws(SQLiteError) in
                     // What is deleted holds nothing: its row goes on saying so.
@@ -95,7 +99,7 @@ extension StoreChecker {
                 memory: row.integer(1), last: number, operation: operation, began: began, ended: ended, firstBegan: began, path: path)
             return
         }
-        if operation == 0 || operation == 2 && before.operation == 2 {
+        if operation == 0 || operation == 2 && before.operation == 2 && !isPruned {
             let what = operation == 0 ? "creates a memory that is there" : "deletes a memory that is gone"
             let remedy: (StoreRepairer) throws(SQLiteError) -> String = { (repairer) throws(SQLiteError) in
                 try repairer.run("UPDATE version SET operation = 1 WHERE number = ?1", number)
@@ -103,7 +107,9 @@ extension StoreChecker {
             }
             report(.operationWrong, "version \(number) of \(path) \(what)", remedy: operation == 0 ? remedy : nil)
         }
-        if before.ended != began {
+        // What came between is not known any more.
+        let follows = isPruned ? before.ended ?? .max <= began : before.ended == began
+        if !follows {
             report(.intervalWrong, "version \(before.last) of \(before.path) does not end where version \(number) begins") {
                 (repairer) throws(SQLiteError) in
                 try repairer.run("UPDATE version SET ended = ?2 WHERE number = ?1", before.last, began)

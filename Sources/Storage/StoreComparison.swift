@@ -88,9 +88,10 @@ package final class StoreComparison {
         guard let one else { return 1 }
         guard let other else { return -1 }
         let (left, right) = (StoreState.split(one.path), StoreState.split(other.path))
-        if left == right { return 0 }
+        let isSameDirectory = left.directory.utf8.elementsEqual(right.directory.utf8)
+        if isSameDirectory, left.name.utf8.elementsEqual(right.name.utf8) { return 0 }
         let precedes =
-            left.directory == right.directory
+            isSameDirectory
             ? left.name.utf8.lexicographicallyPrecedes(right.name.utf8)
             : left.directory.utf8.lexicographicallyPrecedes(right.directory.utf8)
         return precedes ? -1 : 1

@@ -55,6 +55,7 @@ enum StoreExamination {
         for (sql, what) in [
             ("SELECT count(*) FROM inode WHERE parent IS NULL AND number <> 1", "unlinked files, which go when nobody has them open"),
             ("SELECT count(*) FROM removal", "removals, which are told after two seconds"),
+            ("SELECT count(*) FROM property WHERE name = 'redaction'", "redactions whose bytes are not gone yet: upkeep goes on with it"),
             (
                 """
                 SELECT count(DISTINCT number >> 20) FROM extent

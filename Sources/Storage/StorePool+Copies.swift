@@ -106,6 +106,8 @@ enum StoreImage {
                 throw SQLiteError(code: 26, message: "its application_id is another")
             }
             version = Int(try connection.integer("PRAGMA user_version") ?? 0)
+            // What a search made is made again by the next one: it is no part of the schema.
+            try connection.execute("DROP TABLE IF EXISTS search")
             if (1...Schema.store.count).contains(version) {
                 let own = try Connection(path: ":memory:", mode: .create)
                 for migration in Schema.store.prefix(version) { try own.execute(migration) }
@@ -115,7 +117,10 @@ enum StoreImage {
                 if try row.step() { store = row.text(0).flatMap { StoreID($0) } }
             }
         } catch {
-            guard error.kind == .notADatabase || error.kind == .corrupted else { throw RemfsError(error, in: "the file to import") }
+            switch error.kind {
+            case .notADatabase, .corrupted, .constraint, .other: break
+            default: throw RemfsError(error, in: "the file to import")
+            }
             throw RemfsError(.invalidArgument, "\(refused): \(error.message)")
         }
         guard version <= Schema.store.count else {
@@ -151,6 +156,8 @@ enum StoreImage {
                 """
                 PRAGMA trusted_schema = OFF; BEGIN IMMEDIATE;
                 UPDATE property SET value = '\(id)' WHERE name = 'store';
+                DROP TABLE IF EXISTS search;
+                DELETE FROM property WHERE name IN ('\(StoreState.searchMark)', '\(StoreState.searchCount)');
                 DELETE FROM ledger;
                 UPDATE inode SET mount = NULL, request = NULL WHERE mount IS NOT NULL;
                 UPDATE extent SET mount = NULL, request = NULL WHERE mount IS NOT NULL;

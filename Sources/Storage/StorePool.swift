@@ -97,8 +97,8 @@ package final class StorePool: Sendable {
 
     private static func makeDirectory(_ path: String) throws(RemfsError) {
         var part = ""
-        for segment in path.split(separator: "/") {
-            part += "/" + segment
+        for segment in path.utf8.split(separator: UInt8(ascii: "/")) {
+            part += "/" + Substring(segment)
             if unsafe mkdir(part, 0o750) != 0, errno != EEXIST { throw RemfsError.ofSystem("cannot make the state directory \(part)") }
         }
         guard unsafe access(path, W_OK) == 0 else { throw RemfsError.ofSystem("cannot write to the state directory \(path)") }

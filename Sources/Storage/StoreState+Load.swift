@@ -6,6 +6,7 @@ extension StoreState {
     /// - Parameter keepingOrphans: mounts of a predecessor go on. Unlinked files may still be open somewhere, and requests be sent again.
     func load(keepingOrphans: Bool) throws(RemfsError) {
         try requireOwnFile()
+        try loadMarks()
         if keepingOrphans { try loadLedger() } else { try unlessFull { () throws(RemfsError) in try clearLedger() } }
         var drafted: [LedgerEntry]? = keepingOrphans ? [] : nil
         var orphaned: [(inode: Inode, head: MemoryHead?, author: Author?)] = []
@@ -26,6 +27,14 @@ extension StoreState {
             if !keepingOrphans { try deleteOrphans { _ in false } }
         }
         openSaves = []
+    }
+
+    /// What was begun and is to be gone on with.
+    private func loadMarks() throws(RemfsError) {
+        try query { () throws(SQLiteError) in
+            if try writer.integer("SELECT count(*) FROM property WHERE name = '\(Self.redactionMark)'") ?? 0 > 0 { scrub.wanted = 1 }
+            searchedUpTo = try writer.integer("SELECT value FROM property WHERE name = '\(Self.searchMark)'")
+        }
     }
 
     /// On a full disk a store can still be read, so what is only to be tidied up at opening stays as it is.
@@ -51,57 +60,53 @@ extension StoreState {
     private func loadInodes(
         _ orphaned: inout [(inode: Inode, head: MemoryHead?, author: Author?)], answering: Bool
     ) throws(SQLiteError) -> [Inode] {
-        let count = Int(try writer.integer("SELECT count(*) FROM inode") ?? 0)
-        inodes.reserveCapacity(count)
         var loaded: [Inode] = []
-        loaded.reserveCapacity(count)
-        let row = try writer.prepare(
-            """
-            SELECT number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content, digest, memory,
-                version, memory_created, version_created, author, mount, request FROM inode ORDER BY number
-            """)
-        while try row.step() {
-            if answering, let entry = LedgerEntry(row, column: 20, answer: row.integer(0)) { ledger.add(entry) }
-            let flags = Inode.Flags(rawValue: row.integer(8))
-            let inode = Inode(
-                number: row.integer(0), mode: UInt32(truncatingIfNeeded: row.integer(4)), uid: UInt32(truncatingIfNeeded: row.integer(5)),
-                gid: UInt32(truncatingIfNeeded: row.integer(6)), rdev: UInt64(bitPattern: row.integer(7)),
-                flags: flags.subtracting(.ownsContent), parent: row.integerOrNil(1) ?? 0, name: row.bytes(2), cookie: row.integer(3),
-                accessed: row.integer(10), modified: row.integer(11), changed: row.integer(12))
-            inode.size = row.integer(9)
-            inode.sealedSize = inode.size
-            inode.ownsContent = flags.contains(.ownsContent)
-            let author = row.text(19).flatMap { Author(row: $0) }
-            if inode.isRegular {
-                inode.content = Content(row, column: 13, size: inode.size)
-                inode.digest = unsafe inode.size == 0 ? .ofNothing : row.withBytes(14) { unsafe Digest(bytes: $0) }
-                inode.changedBy = inode.isMemory ? author : nil
-                if let version = row.integerOrNil(16), let memory = row.integerOrNil(15) {
-                    let created = row.integer(17)
-                    let updated = row.integer(18)
-                    // Content that no version tells of yet is not the head's: ask the version.
-                    inode.head =
-                        author == nil
-                        ? MemoryHead(
-                            memory: memory, version: version, created: created, updated: updated, size: inode.size, digest: inode.digest,
-                            content: inode.content)
-                        : try loadHead(memory: memory, version: version, created: created)
+        try InodeRows.readAll(of: writer) { (part) throws(SQLiteError) in
+            inodes.reserveCapacity(inodes.count + part.rows.count)
+            loaded.reserveCapacity(inodes.capacity)
+            var nameStart = 0
+            for row in part.rows {
+                if answering, let entry = row.request { ledger.add(entry) }
+                let inode = try self.inode(row, named: Array(part.names[nameStart..<row.nameEnd]))
+                nameStart = row.nameEnd
+                inodes[inode.number] = inode
+                loaded.append(inode)
+                if inode.number == 1 {
+                    root = inode
+                } else if inode.parent == 0 {
+                    inode.links = 0
+                    orphans.insert(inode.number)
+                    orphaned.append((inode, inode.head, row.author))
+                    inode.head = nil
                 }
-            } else if inode.kind == UInt32(S_IFLNK) {
-                inode.target = row.bytes(13)
-            }
-            inodes[inode.number] = inode
-            loaded.append(inode)
-            if inode.number == 1 {
-                root = inode
-            } else if inode.parent == 0 {
-                inode.links = 0
-                orphans.insert(inode.number)
-                orphaned.append((inode, inode.head, author))
-                inode.head = nil
             }
         }
         return loaded
+    }
+
+    private func inode(_ row: InodeRows.Row, named name: [UInt8]) throws(SQLiteError) -> Inode {
+        let flags = Inode.Flags(rawValue: row.flags)
+        let inode = Inode(
+            number: row.number, mode: row.mode, uid: row.uid, gid: row.gid, rdev: row.rdev, flags: flags.subtracting(.ownsContent),
+            parent: row.parent, name: name, cookie: row.cookie, accessed: row.accessed, modified: row.modified, changed: row.changed)
+        inode.size = row.size
+        inode.sealedSize = row.size
+        inode.ownsContent = flags.contains(.ownsContent)
+        inode.target = row.target
+        guard inode.isRegular else { return inode }
+        inode.content = row.content
+        inode.digest = row.digest
+        inode.changedBy = inode.isMemory ? row.author : nil
+        if let version = row.version, let memory = row.memory {
+            // Content that no version tells of yet is not the head's: ask the version.
+            inode.head =
+                row.author == nil
+                ? MemoryHead(
+                    memory: memory, version: version, created: row.created, updated: row.updated, size: row.size, digest: row.digest,
+                    content: row.content)
+                : try loadHead(memory: memory, version: version, created: row.created)
+        }
+        return inode
     }
 
     func loadHead(memory: Int64, version: Int64, created: Int64) throws(SQLiteError) -> MemoryHead? {
@@ -133,21 +138,26 @@ extension StoreState {
             for other in inode.otherNames.indices { names.append((inode.otherNames[other].cookie, place, other)) }
         }
         names.sort { $0.cookie < $1.cookie }
-        // Files of a directory mostly follow each other.
-        var parent = root
+        // Files of a directory mostly follow each other: each run goes into it at once.
+        var run: [Directory.Entry] = []
+        var parent: Inode = root
         for (cookie, place, other) in names {
             let inode = loaded[place]
             let number = other < 0 ? inode.parent : inode.otherNames[other].parent
             if parent.number != number {
+                parent.directory!.append(run)
+                run.removeAll(keepingCapacity: true)
                 guard let found = inodes[number], found.isDirectory else {
                     throw RemfsError(
                         .corrupted, "\(label) has a file in a directory that does not exist: run remfs doctor, or restore a backup")
                 }
                 parent = found
             }
-            parent.directory!.add(other < 0 ? inode.name : inode.otherNames[other].name, cookie: cookie, inode)
+            run.append(Directory.Entry(name: other < 0 ? inode.name : inode.otherNames[other].name, cookie: cookie, inode: inode))
             if inode.isDirectory { parent.links += 1 }
         }
+        parent.directory!.append(run)
+        memoryInodes.reserveCapacity(loaded.count)
         for inode in loaded where inode.isRegular && inode.links > 0 {
             if inode.isMemory { memoryFiles += 1 }
             usedBytes += inode.size

@@ -35,7 +35,7 @@ extension StoreState {
     /// A page of memories below `prefix` (with a trailing `/`), in byte order of their paths.
     func memories(under prefix: String, depth: Int, after: String?, limit: Int) -> [Inode.Listed] {
         var found: [Inode.Listed] = []
-        guard let start = prefix == "/" ? root : find(String(prefix.dropLast())), start.isDirectory else { return [] }
+        guard let start = prefix == "/" ? root : find(prefix), start.isDirectory else { return [] }
         var cursor: ArraySlice<UInt8>?
         if let after = after.map({ Array($0.utf8) }) {
             if after.starts(with: prefix.utf8) {
@@ -162,10 +162,10 @@ extension StoreState {
         _ path: MemoryPath, _ content: [UInt8], by author: Author, memory: Int64? = nil, previous: Int64? = nil
     ) throws(RemfsError) -> Inode {
         try requireWritable()
-        guard content.count <= Self.contractBytes else { throw tooLarge(path, content.count) }
+        try requireContractSize(content, at: path.text)
         if let taken = find(path.text), taken.isRegular { try settleForAPI(taken) }
         // What was removed at this path a moment ago stays removed.
-        try sealRemovals(all: true) { $0.path == path.text }
+        try sealRemovals(all: true) { path.isSame(as: $0.path) }
         let vacancy = try vacancy(path, moving: nil)
         try checkRoomForMemory()
         if let quota = policy.maxBytes, usedBytes + Int64(content.count) > quota {
@@ -221,8 +221,11 @@ extension StoreState {
         return inode
     }
 
-    private func tooLarge(_ path: MemoryPath, _ count: Int) -> RemfsError {
-        RemfsError(.tooLarge, "\(path) would have \(count) bytes: the API takes at most \(Self.contractBytes)")
+    /// What the API takes, whatever a mount may write.
+    func requireContractSize(_ content: [UInt8], at path: String) throws(RemfsError) {
+        guard content.count <= Self.contractBytes else {
+            throw RemfsError(.tooLarge, "\(path) would have \(content.count) bytes: the API takes at most \(Self.contractBytes)")
+        }
     }
 
     func newDirectories(_ vacancy: Vacancy, at time: Int64) -> [Inode] {
@@ -287,17 +290,15 @@ extension StoreState {
         try requireWritable()
         guard let head = inode.head else { throw RemfsError(.notFound, "the memory is gone") }
         let oldPath = self.path(of: inode)
-        let newPath = path.flatMap { $0.text == oldPath ? nil : $0 }
+        let newPath = path.flatMap { $0.isSame(as: oldPath) ? nil : $0 }
         if let content {
-            guard content.count <= Self.contractBytes else {
-                throw RemfsError(.tooLarge, "\(oldPath) would have \(content.count) bytes: the API takes at most \(Self.contractBytes)")
-            }
+            try requireContractSize(content, at: oldPath)
             if let quota = policy.maxBytes, usedBytes + Int64(content.count) - inode.size > max(quota, usedBytes) {
                 throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
             }
         }
         let vacancy = if let newPath { try self.vacancy(newPath, moving: inode) } else { nil as Vacancy? }
-        if let newPath { try sealRemovals(all: true) { $0.path == newPath.text } }
+        if let newPath { try sealRemovals(all: true) { newPath.isSame(as: $0.path) } }
         try reserveNumbers(Int64(vacancy?.implied.count ?? 0) * 2 + 8)
         let time = now()
         let oldParent = inodes[inode.parent]!

@@ -120,7 +120,7 @@ extension StoreState {
         let row = try statements.cached("SELECT directory || name FROM version WHERE number = ?1")
         row.bind(head.version, at: 1)
         defer { row.reset() }
-        return try row.step() && row.text(0) == path
+        return try row.step() && row.text(0)?.utf8.elementsEqual(path.utf8) == true
     }
 
     /// Deletes the drafts of a save that no chunk needs.

@@ -99,6 +99,10 @@ final class StoreState {
     /// What the daemon before this one committed; empty once no request can come a second time.
     var ledger = Ledger()
     var noted = NotedRequests()
+    /// Redactions of which the file is still to be cleaned.
+    var scrub = Scrub()
+    /// The newest version that the search index has seen; nil: there is no index.
+    var searchedUpTo: Int64?
     /// Monotonic, ns: the last request that changed something.
     var lastActivity: Int64 = 0
     /// A transaction of several changes is under way (`MemoryStore.changeTogether`).

@@ -94,6 +94,7 @@ final class Upkeep: Sendable {
     private func tidy(_ pool: StorePool) {
         var lastRound = StoreState.monotonic()
         var nextCopy = lastRound
+        var retention = RetentionSchedule(from: lastRound)
         while true {
             let full = state.wait(on: tidying, atMost: .seconds(1), until: { $0.isStopping || !$0.full.isEmpty }) {
                 state, _ -> Set<StoreID>? in
@@ -117,18 +118,50 @@ final class Upkeep: Sendable {
                     }
                 }
             }
+            if retention.isDue(at: time) {
+                attempt("retention") { () throws(RemfsError) in
+                    guard let id = retention.next(of: try pool.catalog.storesWithRetention(), at: time) else { return }
+                    try pool.withStore(id) { (store) throws(RemfsError) in try store.applyRetention() }
+                }
+            }
             pool.closeIdle()
             pool.renewBallast()
             if time > nextCopy, pool.copyCatalog() { nextCopy = time + Self.betweenCopies }
         }
     }
 
-    private func attempt(_ what: String, _ id: StoreID, _ body: () throws(RemfsError) -> Void) {
+    private func attempt(_ what: String, _ id: StoreID? = nil, _ body: () throws(RemfsError) -> Void) {
         do throws(RemfsError) {
             try body()
         } catch {
-            logger.error("upkeep failed", metadata: ["task": "\(what)", "store": "\(id)", "error": "\(error)"])
+            let store = id?.description ?? "-"
+            logger.error("upkeep failed", metadata: ["task": "\(what)", "store": "\(store)", "error": "\(error)"])
         }
+    }
+}
+
+/// When which store's old versions are given up: each once a day, one in a round, so that closed stores are not all opened at once.
+struct RetentionSchedule {
+    /// Monotonic, ns: when each store had its turn.
+    private var last: [StoreID: Int64] = [:]
+    /// When the stores are looked through next.
+    private var due: Int64
+
+    static let day: Int64 = 86_400_000_000_000
+    /// Nobody waits for it; a start has other things to do.
+    static let pause: Int64 = 60_000_000_000
+
+    init(from start: Int64) { due = start + Self.pause }
+
+    func isDue(at time: Int64) -> Bool { time >= due }
+
+    /// The store whose turn it is, of those that give versions up; nil: none today.
+    mutating func next(of stores: [StoreID], at time: Int64) -> StoreID? {
+        let known = Set(stores)
+        last = last.filter { known.contains($0.key) }
+        let next = stores.first { last[$0].map { time - $0 >= Self.day } ?? true }
+        if let next { last[next] = time } else { due = time + Self.pause }
+        return next
     }
 }
 

@@ -81,8 +81,10 @@ extension StoreState {
 
     /// A path as its directory, with a trailing `/`, and its last name.
     static func split(_ path: String) -> (directory: String, name: String) {
+        // In bytes: to a String a slash and an accent that follows it are one character.
         guard let slash = path.utf8.lastIndex(of: UInt8(ascii: "/")) else { return ("", path) }
-        return (String(path[...slash]), String(path[path.utf8.index(after: slash)...]))
+        let name = path.utf8.index(after: slash)
+        return (String(Substring(path.utf8[..<name])), String(Substring(path.utf8[name...])))
     }
 
     // MARK: Content columns

@@ -13,10 +13,17 @@ struct Remfs: AsyncParsableCommand {
         version: version,
         groupedSubcommands: [
             CommandGroup(name: "Daemon", subcommands: [Serve.self, StatusCommand.self, DoctorCommand.self, Demo.self]),
-            CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self, ExportCommand.self, ImportCommand.self]),
             CommandGroup(
-                name: "History", subcommands: [LogCommand.self, DiffCommand.self, RestoreCommand.self, MergeCommand.self]),
+                name: "Store",
+                subcommands: [StoreCommand.self, MemoryCommand.self, SearchCommand.self, ExportCommand.self, ImportCommand.self]),
+            CommandGroup(
+                name: "History",
+                subcommands: [
+                    LogCommand.self, DiffCommand.self, RestoreCommand.self, MergeCommand.self, RedactCommand.self, PinCommand.self,
+                    UnpinCommand.self,
+                ]),
             CommandGroup(name: "Mount", subcommands: [MountCommand.self, UnmountCommand.self]),
+            CommandGroup(name: "Session", subcommands: [SessionCommand.self]),
         ])
 
     /// The one place where an error becomes an exit code: ours as `RemfsError.Code` says, bad usage as ArgumentParser does (64).

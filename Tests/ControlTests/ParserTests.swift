@@ -197,7 +197,7 @@ func body(_ json: String) throws(RemfsError) -> Body { try Body(parsing: Data(js
 
 @Suite struct CursorTests {
     @Test(arguments: [
-        Cursor.stores(created: Timestamp(microseconds: 1_795_364_668_193_888), sequence: 12),
+        Cursor.stores(created: Timestamp(microseconds: 1_795_364_668_193_888), sequence: 12), .search(after: 20),
         .stores(created: Timestamp(microseconds: -1), sequence: 1),
         .memories(after: "/notes/größe ~?.md"), .memories(after: "/deep/"), .versions(before: 1), .versions(before: .max),
     ])

@@ -15,7 +15,9 @@ import Testing
         try await servingSocket { socket, stores in try await body(ControlClient(socket: socket), stores) }
     }
 
-    private static func servingSocket(_ body: (_ socket: String, StorePool) async throws -> Void) async throws {
+    static func servingSocket(
+        streams: EventReader.Limits = .init(), _ body: (_ socket: String, StorePool) async throws -> Void
+    ) async throws {
         let directory = "/tmp/rc-\(UInt32.random(in: 0 ... .max))"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
         defer { try! FileManager.default.removeItem(atPath: directory) }
@@ -27,8 +29,9 @@ import Testing
         defer { mounts.stop() }
         let (ready, isReady) = AsyncStream<Void>.makeStream()
         let server = ControlServer(
-            .init(socket: ControlSocket(path: "\(directory)/s"), stateDirectory: "\(directory)/state", version: "0.0.0"), stores: stores,
-            mounts: mounts, metrics: PrometheusMetrics(), logger: logger, onReady: { isReady.finish() })
+            .init(
+                socket: ControlSocket(path: "\(directory)/s"), stateDirectory: "\(directory)/state", version: "0.0.0", streams: streams),
+            stores: stores, mounts: mounts, metrics: PrometheusMetrics(), logger: logger, onReady: { isReady.finish() })
         let group = ServiceGroup(services: [server], logger: logger)
         async let running: Void = group.run()
         for await _ in ready {}

@@ -235,7 +235,7 @@ extension ServeTests {
         }
 
         /// A request is received into memory that is locked, so that a kill in that moment is nobody's error: as much as a user may lock will do.
-        @Test func receiveBuffersAreLocked() throws {
+        @Test(.disabled(if: Sanitizer.isActive, "a sanitizer's runtime has mlock(2) do nothing")) func receiveBuffersAreLocked() throws {
             try OrdinaryUser.with { user in
                 try user.daemon.start(through: ["prlimit", "--memlock=\(8 << 20)"])
                 let status = try #require(Files.text("/proc/\(try user.daemon.servingProcess())/status"))

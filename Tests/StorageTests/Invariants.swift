@@ -165,17 +165,21 @@ enum Invariants {
                 var operation: Int64
                 var began: Int64
                 var ended: Int64?
+                /// Retention gave up those right before it.
+                var isPruned: Bool
             }
             var memories: [Int64: [Row]] = [:]
             var last: Int64 = 0
             let row = try state.writer.prepare(
-                "SELECT number, memory, operation, began, ended, content, size, digest FROM version ORDER BY number")
+                "SELECT number, memory, operation, began, ended, content, size, digest, redacted, pruned FROM version ORDER BY number")
             while try row.step() {
-                let version = Row(number: row.integer(0), operation: row.integer(2), began: row.integer(3), ended: row.integerOrNil(4))
+                let version = Row(
+                    number: row.integer(0), operation: row.integer(2), began: row.integer(3), ended: row.integerOrNil(4),
+                    isPruned: row.integer(9) > 0)
                 require(version.began > last, "version \(version.number) is not later than the one before")
                 last = version.began
                 memories[row.integer(1), default: []].append(version)
-                if version.operation != 2 {
+                if version.operation != 2, row.isNull(8) {
                     let size = row.integer(6)
                     use(Content(row, column: 5, size: size))
                     require(size > StoreState.hashedAtSeal || !row.isNull(7), "version \(version.number) has no hash")
@@ -184,11 +188,12 @@ enum Invariants {
             require(
                 state.lastVersion >= (memories.values.compactMap { $0.last?.number }.max() ?? 0), "the newest version is not the newest")
             for (memory, versions) in memories {
-                require(versions[0].operation == 0, "memory \(memory) begins with \(versions[0].operation)")
+                require(versions[0].operation == 0 || versions[0].isPruned, "memory \(memory) begins with \(versions[0].operation)")
                 for (one, next) in zip(versions, versions.dropFirst()) {
-                    require(one.ended == next.began, "memory \(memory): version \(one.number) does not end where \(next.number) begins")
+                    let follows = next.isPruned ? one.ended.map { $0 <= next.began } ?? false : one.ended == next.began
+                    require(follows, "memory \(memory): version \(one.number) does not end where \(next.number) begins")
                     require(next.operation != 0, "memory \(memory) is created twice")
-                    require(one.operation != 2 || next.operation == 1, "memory \(memory) is deleted twice")
+                    require(one.operation != 2 || next.operation == 1 || next.isPruned, "memory \(memory) is deleted twice")
                 }
                 require(versions.last!.ended == nil, "memory \(memory): its last version has ended")
                 let isLive = state.memoryInodes[memory].flatMap { state.inodes[$0]?.head?.memory } == memory

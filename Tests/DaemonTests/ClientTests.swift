@@ -1,0 +1,124 @@
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// Clients that are not ours, or that know nothing of us, against the built daemon: the programs of `Tests/Clients`.
+extension ServeTests {
+    @Suite(.serialized) struct ClientTests {
+        /// The contract, line by line. The count of checks says that the program did not pass by checking nothing.
+        @Test(arguments: [("contract_http", 3_500), ("contract_stores", 1_500), ("contract_memories", 5_000), ("contract_versions", 400)])
+        func theContractHolds(_ program: String, _ checks: Int) throws {
+            try DaemonProcess.with { daemon in
+                try Client.passes("python3", program, checks, daemon, environment: Client.unixSocket(daemon))
+            }
+        }
+
+        @Test(.enabled(if: ServeTests.hasFuse && geteuid() == 0, "needs root and /dev/fuse: only root hears of closes"))
+        func theAPIAndTheMountsAreOnePathToTheStore() throws {
+            try DaemonProcess.with { daemon in
+                let directories = try ["one", "two"].map { try Self.mounted(daemon, at: $0) }
+                let mounts = directories.map(\.directory).joined(separator: ":")
+                let environment = ["REMFS_TEST_MOUNTS": mounts, "REMFS_TEST_STORE": directories[0].store]
+                try Client.passes(
+                    "python3", "one_path", 4_000, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
+            }
+        }
+
+        @Test(
+            .enabled(if: ServeTests.hasFuse && geteuid() == 0, "needs root and /dev/fuse"),
+            .enabled(if: SDK.isThere, Comment(rawValue: SDK.whyNot)))
+        func theMemoryToolOfTheSDKWorksOnAMount() throws {
+            let python = try SDK.python.get()
+            try DaemonProcess.with { daemon in
+                let mounted = try Self.mounted(daemon, at: "tool")
+                let environment = ["REMFS_TEST_MOUNT": mounted.directory, "REMFS_TEST_STORE": mounted.store]
+                try Client.passes(
+                    python, "memory_tool", 200, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
+            }
+        }
+
+        /// Mounts the store `clients`, made where it is not there yet.
+        private static func mounted(_ daemon: DaemonProcess, at name: String) throws -> (directory: String, store: String) {
+            let directory = "\(daemon.directory)/\(name)"
+            try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
+            var stores = try daemon.http("GET", "/v1/memory_stores?name=clients").data()
+            if stores.isEmpty { stores = [try daemon.http("POST", "/v1/memory_stores", #"{"name": "clients"}"#).json()] }
+            let store = try #require(stores[0]["id"] as? String)
+            try daemon.output("mount", store, directory)
+            return (directory, store)
+        }
+    }
+}
+
+/// A program of `Tests/Clients`. It prints what was wrong, and last how much it has checked: `1234 checks in ..., 0 wrong`.
+enum Client {
+    static let directory = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .appendingPathComponent("Clients").path
+
+    static func unixSocket(_ daemon: DaemonProcess) -> [String: String] { ["REMFS_TEST_URL": "unix:\(daemon.socket)"] }
+
+    /// Runs it; fails where it found anything wrong, or checked less than it should have.
+    static func passes(
+        _ python: String, _ program: String, _ checks: Int, _ daemon: DaemonProcess, environment: [String: String]
+    ) throws {
+        let rounds = ProcessInfo.processInfo.environment["REMFS_TEST_ROUNDS"].map { ["REMFS_TEST_ROUNDS": $0] } ?? [:]
+        let outcome = try Program.start(
+            [python, "\(directory)/\(program).py"], in: directory, scratch: daemon.directory,
+            environment: environment.merging(rounds) { $1 }
+        ).wait(atMost: .seconds(600))
+        let lines = outcome.output.split(separator: "\n").map(String.init)
+        for line in lines where line.hasPrefix("WRONG") { Issue.record("\(program): \(line)") }
+        #expect(outcome.status == 0, "\(program): \(outcome.errors)\(outcome.output.suffix(4_000))")
+        let last = try #require(lines.last?.wholeMatch(of: /([0-9]+) checks in .*, 0 wrong/), "\(program): \(outcome.output.suffix(4_000))")
+        #expect(try #require(Int(last.1)) >= checks, "\(program) checked too little: \(last.0)")
+    }
+}
+
+/// The SDK of `Tests/Clients/requirements.txt` in a virtual environment, made once for each version outside the checkout, below the user's
+/// cache directory.
+enum SDK {
+    static let python: Result<String, any Error> = Result { try make() }
+    static let isThere = (try? python.get()) != nil  // why not is in `whyNot`
+    static var whyNot: String {
+        switch python {
+        case .success: ""
+        case .failure(let error): "needs python3 with venv, and pip with an index: \(error)"
+        }
+    }
+
+    private struct Failed: Error, CustomStringConvertible { let description: String }
+
+    private static func make() throws -> String {
+        let environment = ProcessInfo.processInfo.environment
+        let requirements = "\(Client.directory)/requirements.txt"
+        let wanted = try String(contentsOfFile: requirements, encoding: .utf8).split(separator: "\n").joined(separator: ",")
+        let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("remfs-sdk-\(UUID().uuidString)").path
+        try FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: false)
+        defer { try! FileManager.default.removeItem(atPath: scratch) }
+        func run(_ arguments: String...) throws -> String {
+            let program = try Program.start(arguments, in: "/", scratch: scratch, environment: environment)
+            let outcome = try program.wait(atMost: .seconds(600))
+            guard outcome.status == 0 else { throw Failed(description: "\(arguments.joined(separator: " ")): \(outcome.errors)") }
+            return outcome.output
+        }
+        let version = try run("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").trimmingCharacters(in: .newlines)
+        let home = environment["HOME"] ?? scratch
+        let cache = environment["XDG_CACHE_HOME"].flatMap { $0.hasPrefix("/") ? $0 : nil } ?? "\(home)/.cache"
+        let directory = "\(cache)/remfs-tests/python-\(version)-\(wanted)"
+        let python = "\(directory)/bin/python"
+        if access(python, X_OK) == 0, (try? run(python, "-c", "import anthropic")) != nil { return python }  // otherwise made again
+        let unfinished = "\(directory).\(UUID().uuidString)"
+        do {
+            _ = try run("python3", "-m", "venv", unfinished)
+            _ = try run("\(unfinished)/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
+            // Another run may have been faster; what stands there and does not work gives way.
+            if access(directory, F_OK) == 0 { try FileManager.default.removeItem(atPath: directory) }
+            try check(rename(unfinished, directory))
+        } catch {
+            if access(unfinished, F_OK) == 0 { try FileManager.default.removeItem(atPath: unfinished) }
+            throw error
+        }
+        return python
+    }
+}
