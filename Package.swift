@@ -95,7 +95,15 @@ let package = Package(
         .testTarget(name: "DaemonTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads", "benchmarks", "remfs"], swiftSettings: tests),
         .testTarget(name: "FaultTests", dependencies: ["TestSupport", "Threads", "remfs"], swiftSettings: tests),
         .testTarget(name: "StyleTests", swiftSettings: tests),
+        // Parsers fed with whatever: the bodies are a target of their own, since libFuzzer links them too (`Operations.md`).
+        .target(name: "FuzzBodies", dependencies: ["Control", "Storage"], path: "Tests/FuzzBodies", swiftSettings: tests),
+        .testTarget(name: "FuzzTests", dependencies: ["FuzzBodies", "TestSupport"], exclude: ["Corpus"], swiftSettings: tests),
         .executableTarget(name: "benchmarks", dependencies: [arguments], path: "Tests/Benchmarks", swiftSettings: tests),
     ],
     swiftLanguageModes: [.v6]
 )
+
+// Links with libFuzzer alone, which brings the main function: not to be built with the rest.
+if Context.environment["REMFS_FUZZ"] != nil {
+    package.targets.append(.executableTarget(name: "fuzz", dependencies: ["FuzzBodies"], path: "Tests/Fuzz", swiftSettings: tests))
+}

@@ -9,7 +9,7 @@ package import Storage
 package struct ControlClient: Sendable {
     package enum Method: Sendable { case get, post, delete }
 
-    private enum Place: Sendable {
+    enum Place: Sendable {
         case socket(String)
         /// Without a slash at its end.
         case url(String)
@@ -22,12 +22,12 @@ package struct ControlClient: Sendable {
         }
     }
 
-    private let place: Place
+    let place: Place
     /// Sent with each request; no message ever holds it.
     private let key: String?
 
     /// One for the process, never shut down: it ends with it.
-    private static let http: HTTPClient = {
+    static let http: HTTPClient = {
         var configuration = HTTPClient.Configuration()
         // A socket that nobody answers is an answer: whoever asks decides whether to try again.
         configuration.connectionPool.retryConnectionEstablishment = false
@@ -80,7 +80,7 @@ package struct ControlClient: Sendable {
         _ method: Method, _ path: String, query: [(String, String?)] = [], body: (any Encodable & Sendable)? = nil,
         to sink: (Data) throws(RemfsError) -> Void
     ) async throws(RemfsError) {
-        if case .socket(let path) = place { try ControlSocket(path: path).checkLength() }
+        try checkPlace()
         do {
             let response = try await Self.http.execute(try request(method, path, query, body), deadline: .distantFuture)
             guard (200..<300).contains(response.status.code) else {
@@ -95,6 +95,10 @@ package struct ControlClient: Sendable {
         } catch {
             throw Self.unanswered(error, place.name)
         }
+    }
+
+    func checkPlace() throws(RemfsError) {
+        if case .socket(let path) = place { try ControlSocket(path: path).checkLength() }
     }
 
     /// Why there was no answer, or no whole one.
@@ -118,7 +122,7 @@ package struct ControlClient: Sendable {
         }
     }
 
-    private func request(
+    func request(
         _ method: Method, _ path: String, _ query: [(String, String?)], _ body: (any Encodable & Sendable)?
     ) throws -> HTTPClientRequest {
         var allowed = CharacterSet.alphanumerics
@@ -156,7 +160,7 @@ package struct ControlClient: Sendable {
     }
 
     /// The daemon's failure: our own code from its header, the message from its envelope.
-    private static func failure(_ response: HTTPClientResponse, _ body: Data) -> RemfsError {
+    static func failure(_ response: HTTPClientResponse, _ body: Data) -> RemfsError {
         // `try?`: another server may answer without an envelope, and then the status has to do.
         let envelope = try? JSONDecoder().decode(Wire.Failure.self, from: body)
         let code = response.headers.first(name: "remfs-error").flatMap { RemfsError.Code(rawValue: $0) }

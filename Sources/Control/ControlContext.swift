@@ -51,6 +51,11 @@ package struct ControlContext: RequestContext {
         guard scopes.allows(permission, on: store) else { throw outOfScope(permission, store.description) }
     }
 
+    /// Refuses what belongs to no store, or to all.
+    func requireEverywhere(_ permission: Scopes.Permission) throws(RemfsError) {
+        guard scopes.allowsEverywhere(permission) else { throw outOfScope(permission) }
+    }
+
     /// The same for a store that exists or not: whose key is for others does not learn it.
     func outOfScope(_ permission: Scopes.Permission, _ what: String? = nil) -> RemfsError {
         let who = key.map { "key \($0.id)" } ?? "this caller"

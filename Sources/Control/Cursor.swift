@@ -11,6 +11,8 @@ package enum Cursor: Sendable, Equatable {
     case memories(after: String)
     /// Newest first.
     case versions(before: Int64)
+    /// By path, and by memory where a path has changed hands.
+    case differences(after: DifferenceKey)
     /// By time, in the order that the cursor was made with. `isBackward`: the page before this key, not the one after it.
     case sessions(Catalog.Order, created: Timestamp, sequence: Int64, isBackward: Bool)
     /// Of one session or thread, whose number is `of`, in the order that the cursor was made with.
@@ -30,6 +32,7 @@ package enum Cursor: Sendable, Equatable {
             case .stores(let created, let sequence): "s-\(created.microseconds):\(sequence)"
             case .memories(let path): "m+\(path)"
             case .versions(let number): "v-\(number)"
+            case .differences(let key): "d+\(key.memory):\(key.path)"
             case .sessions(let order, let created, let sequence, let isBackward):
                 "x\(Self.sign(order))\(created.microseconds):\(sequence):\(isBackward ? 1 : 0)"
             case .events(let order, let owner, let sequence): "e\(Self.sign(order))\(owner):\(sequence)"
@@ -66,6 +69,11 @@ package enum Cursor: Sendable, Equatable {
         case "v-":
             guard let number = Int64(key), number > 0 else { return nil }
             self = .versions(before: number)
+        case "d+":
+            guard let colon = key.utf8.firstIndex(of: UInt8(ascii: ":")), let memory = Int64(key[..<colon]), memory >= 0 else { return nil }
+            let path = key[key.utf8.index(after: colon)...]
+            guard path.utf8.first == UInt8(ascii: "/") else { return nil }
+            self = .differences(after: DifferenceKey(path: String(path), memory: memory))
         case "x+", "x-":
             guard let parts = numbers(3), (0...1).contains(parts[2]) else { return nil }
             self = .sessions(order, created: Timestamp(microseconds: parts[0]), sequence: parts[1], isBackward: parts[2] == 1)

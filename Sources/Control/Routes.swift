@@ -71,7 +71,7 @@ enum Need: Sendable {
         case .some(let permission):
             guard context.scopes.permission >= permission else { throw context.outOfScope(permission) }
         case .all(let permission):
-            guard context.scopes.allowsEverywhere(permission) else { throw context.outOfScope(permission) }
+            try context.requireEverywhere(permission)
         }
     }
 }
@@ -129,6 +129,8 @@ extension Wire.StoreStatistics: ResponseEncodable {}
 extension Wire.Memory: ResponseEncodable {}
 extension Wire.Version: ResponseEncodable {}
 extension Wire.Merge: ResponseEncodable {}
+extension Wire.Restore: ResponseEncodable {}
+extension Wire.Import: ResponseEncodable {}
 extension Wire.Mount: ResponseEncodable {}
 extension Wire.MountRequests: ResponseEncodable {}
 extension Wire.Status: ResponseEncodable {}

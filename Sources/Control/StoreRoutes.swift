@@ -1,15 +1,11 @@
 import Foundation
-import Glibc
 import HTTPTypes
 import Hummingbird
-import NIOCore
 package import Storage
 
 /// `/v1/memory_stores`: stores and their policies (`api.md` 3 and 13).
 struct StoreRoutes: Sendable {
     let stores: StorePool
-    /// Where a backup is written before it is sent.
-    let stateDirectory: String
 
     func add(to routes: inout Routes) {
         routes.on(.get, "/v1/memory_stores", needs: .some(.read), use: list)
@@ -122,50 +118,9 @@ struct StoreRoutes: Sendable {
             contentSizeBytes: numbers.bytes, diskSizeBytes: numbers.fileBytes)
     }
 
-    /// One SQLite file, copied while the store goes on. It is unlinked before the first byte is sent, so nothing stays behind.
+    /// One SQLite file, copied while the store goes on.
     func backup(_ request: Request, _ context: ControlContext) async throws -> Response {
-        let id = try context.storeID
-        let path = "\(stateDirectory)/backup-\(context.requestID)"
-        let file = try await stores.perform(id) { (store) throws(RemfsError) in
-            try store.backup(to: path)
-            defer { unsafe unlink(path) }
-            return try BackupFile(path)
-        }
-        let stores = stores
-        return Response(
-            status: .ok, headers: [.contentType: "application/vnd.sqlite3"],
-            body: .init(contentLength: file.size) { writer in
-                var offset = 0
-                while offset < file.size {
-                    let piece = try await stores.run { [offset] () throws(RemfsError) in try file.read(at: offset) }
-                    offset += piece.count
-                    try await writer.write(ByteBuffer(bytes: piece))
-                }
-                try await writer.finish(nil)
-            })
-    }
-}
-
-/// An open file of which the name is gone.
-private final class BackupFile: Sendable {
-    private let descriptor: Int32
-    let size: Int
-
-    init(_ path: String) throws(RemfsError) {
-        descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw RemfsError(.internal, "the backup cannot be read", cause: "open: errno \(errno)") }
-        size = Int(lseek(descriptor, 0, SEEK_END))
-    }
-
-    deinit { close(descriptor) }
-
-    /// At most 256 KiB: a piece that the socket takes in a few writes.
-    func read(at offset: Int) throws(RemfsError) -> [UInt8] {
-        var piece = [UInt8](repeating: 0, count: min(256 << 10, size - offset))
-        let count = unsafe piece.withUnsafeMutableBytes { unsafe pread(descriptor, $0.baseAddress, $0.count, offset) }
-        guard count > 0 else { throw RemfsError(.internal, "the backup cannot be read", cause: "pread: errno \(errno)") }
-        piece.removeLast(piece.count - count)
-        return piece
+        try await SpoolFile.backup(of: try context.storeID, stores, context)
     }
 }
 

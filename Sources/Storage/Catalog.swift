@@ -134,9 +134,11 @@ package final class Catalog: Sendable {
     private static let columns = "id, sequence, name, description, metadata, policy, created, updated, archived"
 
     /// The row alone; `StorePool.createStore` makes the file first.
-    func createStore(_ id: StoreID, name: String, description: String, metadata: [String: String]) throws(RemfsError) -> Store {
+    func createStore(
+        _ id: StoreID, name: String, description: String, metadata: [String: String], policy: Policy = Policy()
+    ) throws(RemfsError) -> Store {
         let metadata = try Self.json(metadata)
-        let policy = try Self.json(Policy())
+        let policy = try Self.json(policy)
         let time = now().microseconds
         try with { (connection) throws(SQLiteError) in
             let row = try connection.prepare(

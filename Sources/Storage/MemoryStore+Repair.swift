@@ -24,14 +24,8 @@ extension MemoryStore {
                 // A directory's times are in memory only; they are no reason to give up.
                 try? state.writeDirectoryTimes()
                 try StoreExamination.repair(state.writer, id, path: path, hashes: needsHashes, into: &repaired)
-                let fresh = try StoreState(
-                    id: id, label: state.label, policy: state.policy, isArchived: state.isArchived, writer: state.writer)
-                fresh.willBlock = state.willBlock
-                // Whether a mount has an unlinked file open is asked by upkeep.
-                try fresh.load(keepingOrphans: true)
-                fresh.takePlace(of: state)
-                state = fresh
-                return fresh.lastVersion
+                state = try state.takenOutAgain()
+                return state.lastVersion
             }
         }
         announce(newest)
@@ -43,6 +37,17 @@ extension MemoryStore {
 }
 
 extension StoreState {
+    /// The tree as the file has it, as after a crash, in this one's place: saves that were open are sealed. The mounts are told.
+    func takenOutAgain() throws(RemfsError) -> StoreState {
+        let fresh = try StoreState(id: id, label: label, policy: policy, isArchived: isArchived, writer: writer)
+        fresh.willBlock = willBlock
+        fresh.clockOffset = clockOffset
+        // Whether a mount has an unlinked file open is asked by upkeep.
+        try fresh.load(keepingOrphans: true)
+        fresh.takePlace(of: self)
+        return fresh
+    }
+
     /// Takes over what belongs to this process, and tells the mounts of what is not as it was.
     fileprivate func takePlace(of old: StoreState) {
         origins = old.origins

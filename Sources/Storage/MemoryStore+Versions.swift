@@ -140,40 +140,6 @@ extension MemoryStore {
         }
     }
 
-    /// Puts a version's content back as a new version; a deleted memory comes back at its last path, under its own ID.
-    package func restore(_ memory: MemoryID, to version: VersionID, by author: Author) throws(RemfsError) -> Memory {
-        let source = try self.version(version)
-        guard source.memory == memory else { throw RemfsError(.notFound, "version \(version) is of another memory") }
-        guard let content = try self.content(of: source) else {
-            throw RemfsError(.invalidArgument, "version \(version) holds no content to restore: it is a deletion, or was redacted")
-        }
-        let restored = try change { (state) throws(RemfsError) -> Memory in
-            try state.settle()
-            if let number = memory.number(in: self.id) { try state.sealRemovals(all: true) { $0.memory == number } }
-            if let inode = try? state.memoryInode(memory) {  // not there is no error here: then it is made anew
-                try state.settleForAPI(inode)
-                if inode.head!.digest != Digest(of: content) { try state.update(inode, content: content, path: nil, by: author) }
-                return try self.shown(inode, state)
-            }
-            let last = try state.query { () throws(SQLiteError) -> (Int64, String)? in
-                // A redacted version has no path: the last one that is told. The interval that ends is the newest version's all the same.
-                let row = try state.writer.prepare(
-                    """
-                    SELECT (SELECT max(number) FROM version WHERE memory = ?1), directory || name FROM version
-                    WHERE memory = ?1 AND name IS NOT NULL ORDER BY number DESC LIMIT 1
-                    """)
-                row.bind(memory.number(in: self.id) ?? 0, at: 1)
-                return try row.step() ? (row.integer(0), row.text(1) ?? "") : nil
-            }
-            guard let last else { throw RemfsError(.notFound, "memory \(memory) not found") }
-            return try self.shown(
-                try state.create(MemoryPath(last.1), content, by: author, memory: memory.number(in: self.id), previous: last.0), state)
-        }
-        try synchronizeNow()
-        drainInvalidations()
-        return try complete(restored)
-    }
-
     // MARK: Versions
 
     private static let columns =

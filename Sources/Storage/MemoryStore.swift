@@ -103,11 +103,17 @@ package final class MemoryStore: Sendable {
     func change<Answer>(
         by origin: Int = 0, _ body: (StoreState) throws(RemfsError) -> Answer
     ) throws(RemfsError) -> Answer {
-        let (answer, newest, hasWork, isFull) = try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in
-            state.lastActivity = StoreState.monotonic()
-            defer { state.postInvalidations(except: origin) }
-            let answer = try body(state)
-            return (answer, state.lastVersion, state.hasWork, state.uncheckpointed > StoreState.checkpointInterval)
+        let (answer, newest, hasWork, isFull): (Answer, Int64, Bool, Bool)
+        do throws(RemfsError) {
+            (answer, newest, hasWork, isFull) = try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in
+                state.lastActivity = StoreState.monotonic()
+                defer { state.postInvalidations(except: origin) }
+                let answer = try body(state)
+                return (answer, state.lastVersion, state.hasWork, state.uncheckpointed > StoreState.checkpointInterval)
+            }
+        } catch {
+            environment.refused(id, error)
+            throw error
         }
         announce(newest)
         if hasWork { environment.schedule(id, isFull) }
@@ -413,6 +419,8 @@ struct StoreEnvironment: Sendable {
     /// Whether unlinked files are to be kept though no mount is known to have them open.
     var keepsOrphans: @Sendable () -> Bool
     var logger: Logger
+    /// Hears of each change that failed, for whatever reason.
+    var refused: @Sendable (StoreID, RemfsError) -> Void = { _, _ in }
     var hooks = FaultHooks()
     /// fdatasync(2), or what a test has in its place.
     var syncFile: @Sendable (Int32) -> Int32 = { fdatasync($0) }

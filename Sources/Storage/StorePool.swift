@@ -22,6 +22,7 @@ package final class StorePool: Sendable {
     private let isTakingOver = Atomic<Bool>(false)
     /// Stores whose file or row comes first: they are being made or deleted.
     private let unfinished = Mutex<Set<StoreID>>([])
+    private let refusals = Refusals()
     /// Told after a store's access may have changed, or the store went: mounts follow.
     private let observers = Mutex<[@Sendable (StoreID) -> Void]>([])
 
@@ -57,6 +58,7 @@ package final class StorePool: Sendable {
         do throws(RemfsError) {
             catalog = try Self.openCatalog(in: stateDirectory)
             try Self.moveOrphans(in: stateDirectory, notIn: catalog, logger)
+            try Self.clearSpool(in: stateDirectory)
         } catch {
             Glibc.close(lockFile)
             throw error
@@ -149,16 +151,42 @@ package final class StorePool: Sendable {
 
     // MARK: Stores
 
-    /// Makes a store: first its file, last its row, so that a row always has a file.
     package func createStore(name: String, description: String, metadata: [String: String]) throws(RemfsError) -> Store {
+        try addStore(NewStore(name: name, description: description, metadata: metadata)) { (id) throws(RemfsError) in
+            try self.openFile(of: id, name: name, policy: Policy(), isNew: true)
+        }
+    }
+
+    /// What a new store's row says.
+    package struct NewStore: Sendable {
+        package var name: String
+        package var description: String
+        package var metadata: [String: String]
+        var policy = Policy()
+
+        package init(name: String, description: String = "", metadata: [String: String] = [:]) {
+            self.name = name
+            self.description = description
+            self.metadata = metadata
+        }
+    }
+
+    /// Opens the file of a store that is not in use, or makes it.
+    func openFile(of id: StoreID, name: String, policy: Policy, isNew: Bool) throws(RemfsError) -> MemoryStore {
+        try MemoryStore(
+            id: id, name: name, path: path(of: id), policy: policy, isArchived: false, isNew: isNew, environment: environment)
+    }
+
+    /// Makes a store: first its file, which `make` does and opens, last its row, so that a row always has a file. What fails leaves nothing.
+    func addStore(_ new: NewStore, _ make: (StoreID) throws(RemfsError) -> MemoryStore) throws(RemfsError) -> Store {
+        let (name, description, metadata) = (new.name, new.description, new.metadata)
         try StoreLimits.check(name: name, description: description, metadata: metadata)
         try StoreLimits.check(pairsOf: metadata)
         let id = StoreID.random()
         unfinished.withLock { _ = $0.insert(id) }
         defer { unfinished.withLock { _ = $0.remove(id) } }
         do throws(RemfsError) {
-            let store = try MemoryStore(
-                id: id, name: name, path: path(of: id), policy: Policy(), isArchived: false, isNew: true, environment: environment)
+            let store = try make(id)
             try store.synchronizeNow()
             try Self.synchronizeDirectory(directory + "/stores")
             let entry = Entry()
@@ -168,7 +196,7 @@ package final class StorePool: Sendable {
             }
             // Before the row: whoever finds that finds the store open, and opens no second one on the same file.
             entries.withLock { $0[id] = entry }
-            return try catalog.createStore(id, name: name, description: description, metadata: metadata)
+            return try catalog.createStore(id, name: name, description: description, metadata: metadata, policy: new.policy)
         } catch {
             entries.withLock { $0[id] = nil }
             removeFiles(of: id)
@@ -237,6 +265,9 @@ package final class StorePool: Sendable {
 
     /// Tells of changes of access and deletions. The closure is called on the changing thread and must not wait for it.
     package func observe(_ observer: @escaping @Sendable (StoreID) -> Void) { observers.withLock { $0.append(observer) } }
+
+    /// Tells of changes that a store's rules did not let happen. The closure is called on the thread that was refused and must not wait.
+    package func observeRefusals(_ observer: @escaping @Sendable (StoreID, RemfsError) -> Void) { refusals.observe(observer) }
 
     // MARK: Using one
 
@@ -358,7 +389,8 @@ package final class StorePool: Sendable {
         StoreEnvironment(
             willBlock: willBlock, schedule: { [upkeep] in upkeep.schedule($0, needsCheckpoint: $1) },
             synchronize: { [syncer] store, done in syncer.synchronize(store, done) },
-            keepsOrphans: { [weak self] in self?.isTakingOver.load(ordering: .acquiring) ?? false }, logger: logger, hooks: hooks)
+            keepsOrphans: { [weak self] in self?.isTakingOver.load(ordering: .acquiring) ?? false }, logger: logger,
+            refused: { [refusals] in refusals.tell(of: $1, in: $0) }, hooks: hooks)
     }
 
     /// From now on stores are opened for mounts that a predecessor has served, and nothing that their callers may have open is deleted,

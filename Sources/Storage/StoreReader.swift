@@ -28,6 +28,14 @@ final class ReaderPool: Sendable {
         try read { (reader) throws(SQLiteError) in try reader.snapshot { () throws(SQLiteError) in try body(reader) } }
     }
 
+    /// As `snapshot`, for what goes on with what it reads meanwhile: errors may be others than SQLite's.
+    func browse<Answer>(_ body: (Reader) throws(RemfsError) -> Answer) throws(RemfsError) -> Answer {
+        let outcome = try snapshot { (reader) throws(SQLiteError) -> Result<Answer, RemfsError> in
+            do throws(RemfsError) { return .success(try body(reader)) } catch { return .failure(error) }
+        }
+        return try outcome.get()
+    }
+
     func close() { idle.withLock { $0 = [] } }
 }
 

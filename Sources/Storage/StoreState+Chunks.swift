@@ -109,7 +109,7 @@ extension StoreState {
         try ChunkReader.bytes(of: chunk, row: statements.chunk, extent: statements.extentBytes)
     }
 
-    private func makeWhole(_ number: Int64) throws(SQLiteError) {
+    func makeWhole(_ number: Int64) throws(SQLiteError) {
         let bytes = try bytes(of: number)
         try replace(number, encoding: 0, base: nil, bytes)
     }

@@ -107,7 +107,7 @@ extension StoreState {
         let replaced: Inode?
     }
 
-    private func conflict(_ inode: Inode) -> RemfsError {
+    func conflict(_ inode: Inode) -> RemfsError {
         let path = path(of: inode)
         guard let head = inode.head else { return RemfsError(.pathConflict, "\(path) is taken by something that is no memory") }
         let memory = MemoryID(store: id, number: head.memory)
@@ -117,7 +117,11 @@ extension StoreState {
 
     /// The place for a memory at `path`, if nothing sits at it, above it or below it. `moving` is not in its own way.
     func vacancy(_ path: MemoryPath, moving: Inode?) throws(RemfsError) -> Vacancy {
-        let segments = path.text.utf8.dropFirst().split(separator: UInt8(ascii: "/")).map { Array($0) }
+        try vacancy(path.text.utf8.dropFirst().split(separator: UInt8(ascii: "/")).map { Array($0) }, moving: moving)
+    }
+
+    /// As above, for what may be no path of the API's: names from the root down, one at least.
+    func vacancy(_ segments: [[UInt8]], moving: Inode?) throws(RemfsError) -> Vacancy {
         var directory = root
         for (place, segment) in segments.dropLast().enumerated() {
             guard let next = directory.directory!.find(segment) else {
@@ -224,7 +228,7 @@ extension StoreState {
         }
     }
 
-    private func newDirectories(_ vacancy: Vacancy, at time: Int64) -> [Inode] {
+    func newDirectories(_ vacancy: Vacancy, at time: Int64) -> [Inode] {
         var directories: [Inode] = []
         for name in vacancy.implied {
             let directory = Inode(
@@ -238,16 +242,16 @@ extension StoreState {
     }
 
     /// The directories of a tree that gives way to a memory, the deepest first.
-    private func emptyTree(_ directory: Inode) -> [Inode] {
+    func emptyTree(_ directory: Inode) -> [Inode] {
         TreeWalk(below: directory).map(\.inode).filter(\.isDirectory).reversed() + [directory]
     }
 
-    private func dropDirectory(_ directory: Inode, at time: Int64) throws(SQLiteError) {
+    func dropDirectory(_ directory: Inode, at time: Int64) throws(SQLiteError) {
         guard let parent = inodes[directory.parent] else { return }
         try dropName(directory.name, of: directory, in: parent, by: nil, keepsMemory: false, at: time)
     }
 
-    private func didDropDirectory(_ directory: Inode, at time: Int64) {
+    func didDropDirectory(_ directory: Inode, at time: Int64) {
         guard let parent = inodes[directory.parent] else { return }
         didDropName(directory.name, of: directory, in: parent, by: nil, keepsMemory: false, origin: 0, at: time)
     }
@@ -339,6 +343,9 @@ extension StoreState {
                 row.bind(number, at: 9)
                 row.bind(head.created, at: 10)
                 row.bind(began, at: 11)
+                // No request of a mount's made it: what the statement was bound to last is somebody else's.
+                row.bind(nil as Int64?, at: 12)
+                row.bind(nil as Int64?, at: 13)
                 try row.run()
             }
             let outcome = SealOutcome(

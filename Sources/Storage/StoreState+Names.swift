@@ -330,7 +330,7 @@ extension StoreState {
     }
 
     /// An editor that unlinks a file makes it anew in a moment: an implied directory goes when its last memory is sealed as deleted.
-    private func noteEmptied(_ directory: Inode) {
+    func noteEmptied(_ directory: Inode) {
         if directory.flags.contains(.implicit), directory.directory!.count == 0 { emptiedDirectories.insert(directory.number) }
     }
 

@@ -105,6 +105,8 @@ final class StoreState {
     var searchedUpTo: Int64?
     /// Monotonic, ns: the last request that changed something.
     var lastActivity: Int64 = 0
+    /// A transaction of several changes is under way (`MemoryStore.changeTogether`).
+    var isTogether = false
     /// Monotonic, ns: since when a seal waits for quiet; 0: none does.
     var sealWaitsSince: Int64 = 0
 
@@ -179,8 +181,10 @@ final class StoreState {
 
     // MARK: Transactions
 
-    /// Runs SQL as one transaction: all of it is in the WAL when this returns, or none.
+    /// Runs SQL as one transaction: all of it is in the WAL when this returns, or none. Within `MemoryStore.changeTogether` it is part of
+    /// that one's.
     func commit(_ body: () throws(SQLiteError) -> Void) throws(RemfsError) {
+        if isTogether { return try query(body) }
         do throws(SQLiteError) {
             try statements.begin.run()
             do throws(SQLiteError) {

@@ -1,73 +1,48 @@
 import ArgumentParser
 import Control
+import Foundation
 import Storage
 
 struct DiffCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "diff", abstract: "Show what changed in a memory, as a unified diff",
-        discussion:
-            "Without versions: what its last change did. With one: that version against the memory as it is. With two: one against the other."
-    )
+        commandName: "diff", abstract: "Show what changed in a memory or a store, as a unified diff",
+        discussion: """
+            With a path and no versions: what the memory's last change did. With one version: from then to now. With two: from one to the \
+            other. --from and --to take times (RFC 3339) as well, and without a path they compare the whole store; --with compares it \
+            with another one, memory by memory as their paths say.
+            """)
 
     @Argument(help: storeHelp) var store: String
-    @Argument(help: pathHelp) var path: String
+    @Argument(help: pathHelp) var path: String?
     @Argument(help: "A version to compare from") var old: String?
     @Argument(help: "A version to compare to") var new: String?
+    @Option(help: ArgumentHelp("What to compare from", valueName: "time|version")) var from: String?
+    @Option(help: ArgumentHelp("What to compare to; without, what is now", valueName: "time|version")) var to: String?
+    @Option(help: ArgumentHelp("Only below this directory", valueName: "path")) var prefix: String?
+    @Option(help: ArgumentHelp("Another store, to which the comparison goes", valueName: "store")) var with: String?
+    @Flag(help: "Say only which memories differ") var names = false
     @OptionGroup var daemon: DaemonOptions
 
-    struct Report: Encodable {
-        let type = "memory_diff"
-        let path: String
-        let oldVersionID: String?
-        let newVersionID: String
-        let diff: String
-
-        private enum CodingKeys: String, CodingKey {
-            case type, path, diff
-            case oldVersionID = "old_version_id"
-            case newVersionID = "new_version_id"
-        }
+    func validate() throws {
+        if old != nil && from != nil || new != nil && to != nil { throw ValidationError("A version is named twice.") }
+        if path != nil && prefix != nil { throw ValidationError("A path and --prefix exclude each other.") }
+        if path == nil && from == nil && with == nil { throw ValidationError("Name a path, or what to compare with: --from or --with.") }
     }
 
     func run() async throws {
         let client = try await daemon.client()
-        let id = try await client.store(store).id
-        let route = "/v1/memory_stores/\(id)/memory_versions"
-        let path = memoryPath(path)
-        func version(_ text: String) async throws(RemfsError) -> Wire.Version { try await client.call(.get, "\(route)/\(text)") }
-
-        let newer: Wire.Version
-        let older: Wire.Version?
-        if let new {
-            newer = try await version(new)
-            older = try await version(old ?? new)
-        } else {
-            let memory = try await client.existingMemory(at: path, in: id)
-            newer = try await version(memory.memoryVersionID)
-            if let old {
-                older = try await version(old)
-            } else {
-                let last: [Wire.Version] = try await client.all(route, query: [("memory_id", memory.id)], limit: 2)
-                older = last.count == 2 ? try await version(last[1].id) : nil
+        let route = "/v1/memory_stores/\(try await client.store(store).id)/diff"
+        var query: [(String, String?)] = [("from", old ?? from), ("to", new ?? to), ("path", path.map(memoryPath))]
+        if let prefix = prefix.map(memoryPath) { query.append(("path_prefix", prefix.hasSuffix("/") ? prefix : prefix + "/")) }
+        if let with { query.append(("other", try await client.store(with).id)) }
+        guard daemon.json || names else {
+            return try await client.stream(.get, route, query: query + [("format", "unified")]) { (piece) throws(RemfsError) in
+                try Output.bytes(piece)
             }
         }
-        let text = try Self.unified(older, newer, path)
-        if daemon.json { return try Output.json(Report(path: path, oldVersionID: older?.id, newVersionID: newer.id, diff: text)) }
-        if !text.isEmpty { try Output.line(String(text.dropLast())) }
-    }
-
-    private static func unified(_ old: Wire.Version?, _ new: Wire.Version, _ path: String) throws(RemfsError) -> String {
-        func bytes(_ version: Wire.Version?) throws(RemfsError) -> [UInt8] {
-            // No content at all: there was no memory, or it was redacted. No text: bytes, or too many.
-            guard let version, version.contentSHA256 != nil else { return [] }
-            guard let content = version.content else {
-                throw RemfsError(.invalidArgument, "version \(version.id) is not text, or over 1 MiB")
-            }
-            return Array(content.utf8)
-        }
-        func name(_ version: Wire.Version?) -> String {
-            version.map { "\(Output.printable($0.path ?? path))\t\($0.createdAt)\t\($0.id)" } ?? "/dev/null"
-        }
-        return LineDiff.unified(try bytes(old), try bytes(new), oldName: name(old), newName: name(new))
+        let found: [Wire.Difference] = try await client.all(route, query: query + [("view", names ? nil : "full")])
+        if daemon.json { return try Output.json(Wire.Page(data: found, nextPage: nil)) }
+        try Output.table(
+            ["WHAT", "PATH"], found.map { [$0.change, $0.change == "renamed" ? "\($0.old?.path ?? "") -> \($0.path)" : $0.path] })
     }
 }

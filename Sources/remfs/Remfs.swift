@@ -13,7 +13,9 @@ struct Remfs: AsyncParsableCommand {
         version: version,
         groupedSubcommands: [
             CommandGroup(name: "Daemon", subcommands: [Serve.self, StatusCommand.self, KeyCommand.self, DoctorCommand.self, Demo.self]),
-            CommandGroup(name: "Store", subcommands: [StoreCommand.self, MemoryCommand.self, SearchCommand.self]),
+            CommandGroup(
+                name: "Store",
+                subcommands: [StoreCommand.self, MemoryCommand.self, SearchCommand.self, ExportCommand.self, ImportCommand.self]),
             CommandGroup(
                 name: "History",
                 subcommands: [

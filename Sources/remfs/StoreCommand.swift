@@ -8,7 +8,7 @@ struct StoreCommand: AsyncParsableCommand {
         commandName: "store", abstract: "Create, list and govern stores",
         subcommands: [
             CreateStore.self, ListStores.self, ShowStore.self, SetStore.self, ArchiveStore.self, DeleteStore.self, BackUpStore.self,
-            CollectGarbage.self,
+            ForkStore.self, WatchStore.self, CollectGarbage.self,
         ])
 }
 

@@ -210,7 +210,7 @@ extension ServeTests {
                 let again = try daemon.remfs("store", "backup", "notes", file)
                 #expect(again.status == 73)
                 #expect(try Data(contentsOf: URL(fileURLWithPath: file)) == bytes)
-                #expect(try FileManager.default.contentsOfDirectory(atPath: daemon.state).allSatisfy { !$0.hasPrefix("backup") })
+                #expect(try FileManager.default.contentsOfDirectory(atPath: daemon.state).allSatisfy { !$0.hasPrefix("spool-") })
                 #expect(try daemon.remfs("store", "backup", "nobody", "\(daemon.directory)/no").status == 66)
                 #expect(!FileManager.default.fileExists(atPath: "\(daemon.directory)/no"))
             }
@@ -268,7 +268,9 @@ extension ServeTests {
         static let commands: [[String]] = [
             [], ["serve"], ["demo"], ["status"], ["doctor"], ["store"], ["store", "create"], ["store", "list"], ["store", "show"],
             ["store", "set"],
-            ["store", "archive"], ["store", "delete"], ["store", "backup"], ["memory"], ["memory", "ls"], ["memory", "cat"],
+            ["store", "archive"], ["store", "delete"], ["store", "backup"], ["store", "fork"], ["store", "watch"], ["export"], ["import"],
+            ["memory"],
+            ["memory", "ls"], ["memory", "cat"],
             ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["merge"],
             ["mount"],
             ["unmount"],
