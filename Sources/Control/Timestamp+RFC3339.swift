@@ -58,8 +58,12 @@ extension Timestamp {
         }
         guard rest.isEmpty else { return nil }
         let seconds = Self.days(year: year, month: month, day: day) * 86_400 + hour * 3_600 + minute * 60 + second - offset
+        // An offset, or a leap second, may lead out of the years that four digits can write.
+        guard Self.writable.contains(seconds) else { return nil }
         self.init(microseconds: seconds * Self.perSecond + fraction)
     }
+
+    private static let writable = days(year: 0, month: 1, day: 1) * 86_400..<days(year: 10_000, month: 1, day: 1) * 86_400
 
     private static func padded(_ number: Int64, to width: Int) -> String {
         let digits = String(number)
