@@ -77,8 +77,12 @@ extension Timestamp {
         }
         guard rest.isEmpty else { return nil }
         let seconds = Self.days(year: year, month: month, day: day) * 86_400 + hour * 3_600 + minute * 60 + second - offset
+        // An offset, or a leap second, may lead out of the years that four digits can write.
+        guard Self.writable.contains(seconds) else { return nil }
         self.init(microseconds: seconds * Self.perSecond + fraction)
     }
+
+    private static let writable = days(year: 0, month: 1, day: 1) * 86_400..<days(year: 10_000, month: 1, day: 1) * 86_400
 
     private static func floored(_ number: Int64, by divisor: Int64) -> (quotient: Int64, remainder: Int64) {
         let (quotient, remainder) = number.quotientAndRemainder(dividingBy: divisor)

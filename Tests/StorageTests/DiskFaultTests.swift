@@ -34,7 +34,9 @@ import Threads
             // As if the page had left memory and come back from the disk without what was written to it.
             let journal = test.store.path + "-wal"
             let whole = try #require(FileManager.default.contents(atPath: journal))
-            try overwrite(journal, at: whole.count - 100, with: [UInt8](repeating: 0, count: 100))
+            // Behind the last frame the file goes on to the end of a page.
+            let frames = (whole.count - 32) / (24 + 4_096)
+            try overwrite(journal, at: 32 + frames * (24 + 4_096) - 100, with: [UInt8](repeating: 0, count: 100))
             test.syncFailure.withLock { $0 = 0 }
             for _ in 0..<2 { #expect(RemfsError.code { try test.store.synchronizeNow() } == .corrupted) }
             #expect(RemfsError.code { try test.store.checkpoint(empties: true) } == .corrupted)
