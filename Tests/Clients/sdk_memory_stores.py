@@ -9,7 +9,7 @@ from sdk_driver import drive
 from wire import expect
 
 STORE = {"id", "type", "name", "description", "metadata", "created_at", "updated_at", "archived_at"}
-ADDED = {"base_version_id", "stale", "writer", "trust"}
+ADDED = {"base_version_id", "pinned", "stale", "trust", "writer"}
 UNKNOWN = "memstore_01" + "1" * 22
 
 

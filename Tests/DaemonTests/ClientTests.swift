@@ -7,7 +7,10 @@ import Testing
 extension ServeTests {
     @Suite(.serialized) struct ClientTests {
         /// The contract, line by line. The count of checks says that the program did not pass by checking nothing.
-        @Test(arguments: [("contract_http", 3_500), ("contract_stores", 1_500), ("contract_memories", 5_000), ("contract_versions", 350)])
+        @Test(arguments: [
+            ("contract_http", 3_500), ("contract_stores", 1_500), ("contract_memories", 5_000), ("contract_versions", 350),
+            ("contract_redaction", 50), ("contract_sessions", 2_500),
+        ])
         func theContractHolds(_ program: String, _ checks: Int) throws {
             try DaemonProcess.with { daemon in
                 try Client.passes("python3", program, checks, daemon, environment: Client.unixSocket(daemon))
@@ -22,6 +25,17 @@ extension ServeTests {
                 let environment = ["REMFS_CLIENT_MOUNTS": mounts, "REMFS_CLIENT_STORE": directories[0].store]
                 try Client.passes(
                     "python3", "one_path", 4_000, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
+            }
+        }
+
+        /// Every method of the SDK's resources, each plainly, raw, streamed and asynchronously; which there are the program asks the SDK.
+        @Test(
+            .enabled(if: SDK.isThere, Comment(rawValue: SDK.whyNot)),
+            arguments: [("sdk_memory_stores", 2_000), ("sdk_sessions", 2_000), ("sdk_dreams", 400)])
+        func theOfficialSDKWorksUnchanged(_ program: String, _ checks: Int) throws {
+            let python = try SDK.python.get()
+            try DaemonProcess.with { daemon in
+                try Client.passes(python, program, checks, daemon, environment: Client.unixSocket(daemon))
             }
         }
 
