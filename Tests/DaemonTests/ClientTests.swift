@@ -47,7 +47,7 @@ extension ServeTests {
                 let mounts = directories.map(\.directory).joined(separator: ":")
                 let environment = ["REMFS_CLIENT_MOUNTS": mounts, "REMFS_CLIENT_STORE": directories[0].store]
                 try Client.passes(
-                    "python3", "one_path", 4_000, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
+                    "python3", "one_path", 3_500, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
             }
         }
 
