@@ -120,7 +120,10 @@ extension ControlClient {
 }
 
 /// A path as people type it: the leading `/` may be left out.
-func memoryPath(_ text: String) -> String { text.hasPrefix("/") ? text : "/" + text }
+func memoryPath(_ text: String) -> String {
+    // In bytes: a slash with an accent behind it is another character.
+    text.utf8.first == UInt8(ascii: "/") ? text : "/" + text
+}
 
 /// A time of the contract as people read it: whole seconds.
 func shortTime(_ text: String) -> String { text.prefix(19).replacingOccurrences(of: "T", with: " ") }

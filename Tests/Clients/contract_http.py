@@ -38,6 +38,29 @@ def the_host_of_a_unix_socket_is_not_looked_at(daemon):
         expect(daemon.send("GET", "/v1/memory_stores", headers=[f"Host: {host}"]).status, 200, f"Host {host!r}")
 
 
+@case("1.2")
+def over_tcp_a_key_and_a_name_of_this_machine_are_needed(daemon):
+    if daemon.url.startswith("unix:"):
+        return
+    bearer, port = f"Authorization: Bearer {daemon.key}", daemon.host.split(":")[-1]
+    for host in ["localhost", f"localhost:{port}", "127.0.0.1", f"127.0.0.1:{port}", f"[::1]:{port}", "LOCALHOST"]:
+        expect(daemon.send("GET", "/v1/memory_stores", headers=[bearer, f"Host: {host}"]).status, 200, f"Host {host!r}")
+    before = len(daemon.pages("/v1/memory_stores", limit=100)[0])
+    for host in ["evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil.example", "128.0.0.1", "evil@localhost"]:
+        for method, body in [("GET", None), ("POST", {"name": "by a web page"})]:
+            answer = daemon.send(method, "/v1/memory_stores", body, [bearer, f"Host: {host}"])
+            expect(answer.status in (400, 403), True, f"Host {host!r}: {answer.status}")
+    for line in ["Authorization: Bearer ", "Authorization: Bearer x", f"Authorization: Bearer {daemon.key[:-1]}", f"Authorization: Bearer {daemon.key}x",
+                 f"Authorization: Basic {daemon.key}", "x-api-key: x", "x-api-key: ", "x-nothing: x"]:
+        for method, target, body in [("GET", "/v1/memory_stores", None), ("POST", "/v1/memory_stores", {"name": "no"}), ("GET", "/v1/nowhere", None),
+                                     ("GET", "/v1/memory_stores/x", None), ("POST", "/v1/memory_stores", b"{")]:
+            key, daemon.key = daemon.key, None
+            answer = daemon.send(method, target, body, [line])
+            daemon.key = key
+            refused(answer, 401, f"{method} {target} with {line[:20]!r}", "authentication_error")
+    expect(len(daemon.pages("/v1/memory_stores", limit=100)[0]), before, "nothing was made")
+
+
 @case("1.1")
 def bodies_have_a_length_or_are_chunked(daemon):
     for chunked in [False, True]:

@@ -6,14 +6,37 @@ import Testing
 /// Clients that are not ours, or that know nothing of us, against the built daemon: the programs of `Tests/Clients`.
 extension ServeTests {
     @Suite(.serialized) struct ClientTests {
+        enum Transport: CaseIterable {
+            /// Without a key, as the process that it is.
+            case unixSocket
+            /// With a key that may do everything.
+            case tcp
+        }
+
+        /// Runs `body` with a daemon that listens on both, and what tells a program how to reach it.
+        private static func with(_ transport: Transport, _ body: (DaemonProcess, [String: String]) throws -> Void) throws {
+            try DaemonProcess.prepared { daemon in
+                let port = try Port.free()
+                try daemon.start(["--listen", "127.0.0.1:\(port)"])
+                switch transport {
+                case .unixSocket: try body(daemon, Client.unixSocket(daemon))
+                case .tcp:
+                    let key = try daemon.http("POST", "/v1/keys", #"{"name": "client", "permission": "admin"}"#).json()
+                    let secret = try #require(key["secret"] as? String)
+                    try body(daemon, ["REMFS_CLIENT_URL": "http://127.0.0.1:\(port)", "REMFS_CLIENT_KEY": secret])
+                }
+            }
+        }
+
         /// The contract, line by line. The count of checks says that the program did not pass by checking nothing.
-        @Test(arguments: [
-            ("contract_http", 3_500), ("contract_stores", 1_500), ("contract_memories", 5_000), ("contract_versions", 350),
-            ("contract_redaction", 50), ("contract_sessions", 2_500),
-        ])
-        func theContractHolds(_ program: String, _ checks: Int) throws {
-            try DaemonProcess.with { daemon in
-                try Client.passes("python3", program, checks, daemon, environment: Client.unixSocket(daemon))
+        @Test(
+            arguments: [
+                ("contract_http", 3_500), ("contract_stores", 1_500), ("contract_memories", 5_000), ("contract_versions", 350),
+                ("contract_redaction", 50), ("contract_sessions", 2_500),
+            ], Transport.allCases)
+        func theContractHolds(_ program: (name: String, checks: Int), over transport: Transport) throws {
+            try Self.with(transport) { daemon, environment in
+                try Client.passes("python3", program.name, program.checks, daemon, environment: environment)
             }
         }
 
@@ -24,24 +47,44 @@ extension ServeTests {
                 let mounts = directories.map(\.directory).joined(separator: ":")
                 let environment = ["REMFS_CLIENT_MOUNTS": mounts, "REMFS_CLIENT_STORE": directories[0].store]
                 try Client.passes(
-                    "python3", "one_path", 4_000, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
+                    "python3", "one_path", 3_500, daemon, environment: Client.unixSocket(daemon).merging(environment) { $1 })
             }
         }
 
         /// Every method of the SDK's resources, each plainly, raw, streamed and asynchronously; which there are the program asks the SDK.
         @Test(
-            .enabled(if: SDK.isThere, Comment(rawValue: SDK.whyNot)),
-            arguments: [("sdk_memory_stores", 2_000), ("sdk_sessions", 2_000), ("sdk_dreams", 400)])
-        func theOfficialSDKWorksUnchanged(_ program: String, _ checks: Int) throws {
+            .enabled(if: SDK.isThere, SDK.needed),
+            arguments: [("sdk_memory_stores", 2_000), ("sdk_sessions", 2_000), ("sdk_dreams", 400)], Transport.allCases)
+        func theOfficialSDKWorksUnchanged(_ program: (name: String, checks: Int), over transport: Transport) throws {
             let python = try SDK.python.get()
+            try Self.with(transport) { daemon, environment in
+                try Client.passes(python, program.name, program.checks, daemon, environment: environment)
+            }
+        }
+
+        /// What a worker of the hosted service does with the stores of a session: it copies them and reconciles its copies.
+        @Test(.enabled(if: SDK.isThere, SDK.needed), arguments: Transport.allCases)
+        func theSyncWorkerOfTheSDKWorks(over transport: Transport) throws {
+            let python = try SDK.python.get()
+            try Self.with(transport) { daemon, environment in
+                let scratch = "\(daemon.directory)/copies"
+                try FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: false)
+                let environment = environment.merging(["REMFS_CLIENT_SCRATCH": scratch]) { $1 }
+                try Client.passes(python, "sdk_sync", 200, daemon, environment: environment)
+            }
+        }
+
+        @Test(.enabled(if: SDK.isThere, SDK.needed)) func theTestsInTheSDKsSourcePass() throws {
+            let (python, source) = (try SDK.python.get(), try SDK.source())
             try DaemonProcess.with { daemon in
-                try Client.passes(python, program, checks, daemon, environment: Client.unixSocket(daemon))
+                let environment = Client.unixSocket(daemon).merging(["REMFS_CLIENT_SDK": source]) { $1 }
+                try Client.passes(python, "sdk_generated", 3_500, daemon, environment: environment)
             }
         }
 
         @Test(
             .enabled(if: ServeTests.hasFuse && geteuid() == 0, "needs root and /dev/fuse"),
-            .enabled(if: SDK.isThere, Comment(rawValue: SDK.whyNot)))
+            .enabled(if: SDK.isThere, SDK.needed))
         func theMemoryToolOfTheSDKWorksOnAMount() throws {
             let python = try SDK.python.get()
             try DaemonProcess.with { daemon in
@@ -90,23 +133,31 @@ enum Client {
 }
 
 /// The SDK of `Tests/Clients/requirements.txt` in a virtual environment, made once for each version outside the checkout, below the user's
-/// cache directory.
+/// cache directory; with its source, for the tests that are in it.
 enum SDK {
-    static let python: Result<String, any Error> = Result { try make() }
-    static let isThere = (try? python.get()) != nil  // why not is in `whyNot`
-    static var whyNot: String {
-        switch python {
-        case .success: ""
-        case .failure(let error): "needs python3 with venv, and pip with an index: \(error)"
+    static let python: Result<String, any Error> = Result { try make() + "/bin/python" }
+    /// Asked only by tests that are about to run. Why it is not there goes to standard error.
+    static let isThere: Bool = {
+        if case .failure(let error) = python {
+            FileHandle.standardError.write(Data("no SDK: \(error)\n".utf8))
+            return false
         }
-    }
+        return true
+    }()
+    static let needed: Comment = "needs python3 with venv, and pip with an index"
 
     private struct Failed: Error, CustomStringConvertible { let description: String }
+
+    /// Where it was unpacked.
+    static func source() throws -> String {
+        let directory = URL(fileURLWithPath: try python.get()).deletingLastPathComponent().deletingLastPathComponent().path + "/source"
+        return directory + "/" + (try #require(try FileManager.default.contentsOfDirectory(atPath: directory).first))
+    }
 
     private static func make() throws -> String {
         let environment = ProcessInfo.processInfo.environment
         let requirements = "\(Client.directory)/requirements.txt"
-        let wanted = try String(contentsOfFile: requirements, encoding: .utf8).split(separator: "\n").joined(separator: ",")
+        let wanted = try String(contentsOfFile: requirements, encoding: .utf8).split(separator: "\n").map(String.init)
         let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("remfs-sdk-\(UUID().uuidString)").path
         try FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: false)
         defer { try! FileManager.default.removeItem(atPath: scratch) }
@@ -119,13 +170,23 @@ enum SDK {
         let version = try run("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").trimmingCharacters(in: .newlines)
         let home = environment["HOME"] ?? scratch
         let cache = environment["XDG_CACHE_HOME"].flatMap { $0.hasPrefix("/") ? $0 : nil } ?? "\(home)/.cache"
-        let directory = "\(cache)/remfs-tests/python-\(version)-\(wanted)"
-        let python = "\(directory)/bin/python"
-        if access(python, X_OK) == 0, (try? run(python, "-c", "import anthropic")) != nil { return python }  // otherwise made again
+        let name = (["python", version] + wanted).joined(separator: "-").map { $0.isLetter || $0.isNumber || $0 == "." ? $0 : "-" }
+        let directory = "\(cache)/remfs-tests/\(String(name))"
+        if access("\(directory)/source", F_OK) == 0, (try? run("\(directory)/bin/python", "-c", "import anthropic, pytest")) != nil {
+            return directory  // and otherwise it is made again
+        }
         let unfinished = "\(directory).\(UUID().uuidString)"
         do {
             _ = try run("python3", "-m", "venv", unfinished)
-            _ = try run("\(unfinished)/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
+            let python = "\(unfinished)/bin/python"
+            _ = try run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
+            let sdk = try #require(wanted.first { $0.hasPrefix("anthropic[") }).replacing("[aiohttp]", with: "")
+            _ = try run(
+                python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", "anthropic", "-d",
+                "\(unfinished)/archive", sdk)
+            let unpack =
+                "import glob, shutil, sys; shutil.unpack_archive(glob.glob(sys.argv[1] + '/archive/*')[0], sys.argv[1] + '/source')"
+            _ = try run(python, "-c", unpack, unfinished)
             // Another run may have been faster; what stands there and does not work gives way.
             if access(directory, F_OK) == 0 { try FileManager.default.removeItem(atPath: directory) }
             try check(rename(unfinished, directory))
@@ -133,6 +194,6 @@ enum SDK {
             if access(unfinished, F_OK) == 0 { try FileManager.default.removeItem(atPath: unfinished) }
             throw error
         }
-        return python
+        return directory
     }
 }

@@ -56,7 +56,7 @@ extension ServeTests {
             }
         }
 
-        @Test(.enabled(if: SDK.isThere, Comment(rawValue: SDK.whyNot))) func theClientOfTheAPIPageIsOne() throws {
+        @Test(.enabled(if: SDK.isThere, SDK.needed)) func theClientOfTheAPIPageIsOne() throws {
             let python = try SDK.python.get()
             let block = try #require(try Self.blocks("python", of: "HTTPAPI").first { $0.contains("Anthropic(") })
             try DaemonProcess.with { daemon in
