@@ -104,6 +104,17 @@ extension Request {
         }
     }
 
+    /// As `collectFields`; a large body is parsed by the pool, since the threads that serve requests are few, and parsing 32 MiB takes long.
+    func collectFields(on stores: StorePool) async throws -> Result<Body, RemfsError> {
+        let bytes = try await collectBytes()
+        do throws(RemfsError) {
+            guard bytes.readableBytes > 64 << 10 else { return .success(try Body(parsing: bytes.readableBytesView)) }
+            return .success(try await stores.run { () throws(RemfsError) in try Body(parsing: bytes.readableBytesView) })
+        } catch {
+            return .failure(error)
+        }
+    }
+
     /// What goes wrong here is the client's doing: it sends too much, or no HTTP, or has gone.
     private func collectBytes() async throws -> ByteBuffer {
         let limit = ControlContext.bodyLimit

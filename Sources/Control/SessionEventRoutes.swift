@@ -25,11 +25,13 @@ struct SessionEventRoutes: Sendable {
 
     func send(_ request: Request, _ context: ControlContext) async throws -> Response {
         let id = try context.sessionID
-        let parsed = try await request.collectFields()
-        _ = try await stores.run { () throws(RemfsError) in try stores.catalog.session(id) }
-        let drafts = try SessionEvent.Draft.all(in: try parsed.get())
-        let events = try await stores.run { () throws(RemfsError) in try stores.catalog.send(drafts, to: id) }
-        return Self.response(events, nextPage: nil, isPage: false)
+        let parsed = try await request.collectFields(on: stores)
+        return Self.response(
+            try await stores.run { () throws(RemfsError) in
+                _ = try stores.catalog.session(id)
+                let events = try stores.catalog.send(SessionEvent.Draft.all(in: parsed.get()), to: id)
+                return Self.json(events, nextPage: nil, isPage: false)
+            })
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Response {
@@ -52,7 +54,7 @@ struct SessionEventRoutes: Sendable {
         _ transcript: Catalog.Transcript, of id: SessionID, _ query: Result<EventQuery, RemfsError>,
         _ number: @escaping @Sendable (Catalog) throws(RemfsError) -> Int64
     ) async throws -> Response {
-        let (page, next) = try await stores.run { () throws(RemfsError) in
+        let body = try await stores.run { () throws(RemfsError) in
             // The session first: an unknown one is 404 whatever the query says.
             let number = try number(stores.catalog)
             let query = try query.get()
@@ -64,13 +66,18 @@ struct SessionEventRoutes: Sendable {
             }
             let page = try stores.catalog.events(transcript, query.filter, query.order, after: after, limit: query.page.limit)
             let last = page.hasMore ? page.events.last : nil
-            return (page, last.map { Cursor.events(query.order, of: number, after: $0.sequence).text })
+            let next = last.map { Cursor.events(query.order, of: number, after: $0.sequence).text }
+            return Self.json(page.events, nextPage: next, isPage: true)
         }
-        return Self.response(page.events, nextPage: next, isPage: true)
+        return Self.response(body)
+    }
+
+    private static func response(_ body: ByteBuffer) -> Response {
+        Response(status: .ok, headers: [.contentType: "application/json; charset=utf-8"], body: .init(byteBuffer: body))
     }
 
     /// Events are JSON already.
-    private static func response(_ events: [SessionEvent], nextPage: String?, isPage: Bool) -> Response {
+    private static func json(_ events: [SessionEvent], nextPage: String?, isPage: Bool) -> ByteBuffer {
         var body = ByteBuffer()
         body.writeString(#"{"data":["#)
         for (place, event) in events.enumerated() {
@@ -80,7 +87,7 @@ struct SessionEventRoutes: Sendable {
         body.writeString("]")
         if isPage { body.writeString(#","next_page":\#(nextPage.map { "\"\($0)\"" } ?? "null")"#) }
         body.writeString("}")
-        return Response(status: .ok, headers: [.contentType: "application/json; charset=utf-8"], body: .init(byteBuffer: body))
+        return body
     }
 
     // MARK: Streams

@@ -24,8 +24,8 @@ struct SessionRoutes: Sendable {
     }
 
     func create(_ request: Request, _ context: ControlContext) async throws -> Wire.Session {
-        let wanted = try SessionRequest(try await request.collectFields().get())
-        return Wire.Session(try await stores.run { () throws(RemfsError) in try stores.catalog.createSession(wanted) })
+        let body = try await request.collectFields(on: stores).get()
+        return Wire.Session(try await stores.run { () throws(RemfsError) in try stores.catalog.createSession(SessionRequest(body)) })
     }
 
     func get(_ request: Request, _ context: ControlContext) async throws -> Wire.Session {
