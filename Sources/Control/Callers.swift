@@ -13,14 +13,16 @@ enum Door: Sendable {
 
 /// Says who the caller is and what it may do, or turns it away.
 ///
-/// On the Unix socket the process decides: root, the daemon's own user and the members of one group come in and may do everything. A key
-/// that they send narrows that, and is who acts; one that is not known is ignored, since SDKs must send something; one that is revoked is
+/// On the Unix socket the process decides: root and the daemon's own user may do everything, the members of one group what it was granted. A
+/// key that they send narrows that, and is who acts; one that is not known is ignored, since SDKs must send something; one that is revoked is
 /// refused, since ignoring it would give more than it ever did. Over TCP a good key is required, and the name of this machine.
 struct CallerMiddleware: RouterMiddleware {
     typealias Context = ControlContext
 
     /// Whose members may use the socket, besides root and the daemon's user.
     let group: UInt32?
+    /// What they may do.
+    let groupScopes: Scopes
     let stores: StorePool
     let keys: KeyRing
 
@@ -29,10 +31,12 @@ struct CallerMiddleware: RouterMiddleware {
         switch context.door {
         case .socket(let peer):
             guard let peer else { throw RemfsError(.unauthenticated, "the caller cannot be told") }
-            guard try await mayEnter(peer) else { throw RemfsError(.notPermitted, "user \(peer.uid) may not use this socket") }
+            guard let own = try await scopes(of: peer) else {
+                throw RemfsError(.notPermitted, "user \(peer.uid) may not use this socket")
+            }
             context.caller = peer
             context.key = try key(of: request)
-            context.scopes = context.key?.scopes ?? .everything
+            context.scopes = context.key.map { own.narrowed(to: $0.scopes) } ?? own
         case .network(let names):
             try names.check(request.head.authority)
             guard let key = try key(of: request) else {
@@ -67,12 +71,14 @@ struct CallerMiddleware: RouterMiddleware {
         return secrets
     }
 
-    private func mayEnter(_ peer: Peer) async throws -> Bool {
-        if peer.uid == 0 || peer.uid == geteuid() { return true }
-        guard let group else { return false }
-        if peer.gid == group { return true }
+    /// What a process may do; nil: not even come in.
+    private func scopes(of peer: Peer) async throws -> Scopes? {
+        if peer.uid == 0 || peer.uid == geteuid() { return .everything }
+        guard let group else { return nil }
+        if peer.gid == group { return groupScopes }
         // The user database may be on a network, so it is asked on a thread that may wait.
-        return try await stores.run { () throws(RemfsError) in try UserDatabase.isMember(peer.uid, of: group) }
+        let isMember = try await stores.run { () throws(RemfsError) in try UserDatabase.isMember(peer.uid, of: group) }
+        return isMember ? groupScopes : nil
     }
 }
 

@@ -17,6 +17,8 @@ package struct ControlServer: Service {
         package let limits: ConnectionLimits
         /// Where requests come in over TCP as well, and the names that they may be for; nil: nowhere.
         package let network: (address: ListenAddress, names: HostNames)?
+        /// What members of the socket's group may do.
+        package let groupScopes: Scopes
         /// The port may still be a predecessor's for a while: it is waited for.
         package let goesOn: Bool
         /// What holds for each reader of an event stream.
@@ -26,7 +28,8 @@ package struct ControlServer: Service {
 
         package init(
             socket: ControlSocket, stateDirectory: String, version: String, limits: ConnectionLimits = ConnectionLimits(),
-            network: (address: ListenAddress, names: HostNames)? = nil, goesOn: Bool = false, streams: EventReader.Limits = .init(),
+            network: (address: ListenAddress, names: HostNames)? = nil, groupScopes: Scopes = .everything,
+            goesOn: Bool = false, streams: EventReader.Limits = .init(),
             models: [String] = []
         ) {
             self.socket = socket
@@ -34,6 +37,7 @@ package struct ControlServer: Service {
             self.version = version
             self.limits = limits
             self.network = network
+            self.groupScopes = groupScopes
             self.goesOn = goesOn
             self.streams = streams
             self.models = models
@@ -74,7 +78,10 @@ package struct ControlServer: Service {
         self.removesSocket = removesSocket
         self.logger = logger
         let keys = try KeyRing(stores.catalog)
-        var routes = Routes([ErrorMiddleware(), CallerMiddleware(group: configuration.socket.group, stores: stores, keys: keys)])
+        var routes = Routes([
+            ErrorMiddleware(),
+            CallerMiddleware(group: configuration.socket.group, groupScopes: configuration.groupScopes, stores: stores, keys: keys),
+        ])
         StatusRoutes(stores: stores, mounts: mounts, metrics: metrics, configuration: configuration).add(to: &routes)
         KeyRoutes(stores: stores, keys: keys).add(to: &routes)
         StoreRoutes(stores: stores).add(to: &routes)

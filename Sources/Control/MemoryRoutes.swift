@@ -20,7 +20,7 @@ struct MemoryRoutes: Sendable {
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Listing> {
         let id = try context.storeID
         let query = Result { () throws(RemfsError) in try MemoryQuery(try request.query) }
-        return try await stores.look(at: id) { (store) throws(RemfsError) in
+        return try await stores.read(id) { (store) throws(RemfsError) in
             let query = try query.get()
             if let path = query.path { return try only(path, in: store, query.view) }
             let found = try store.memories(under: query.prefix, depth: query.depth, after: query.after, limit: query.limit + 1)
@@ -111,7 +111,7 @@ struct MemoryRoutes: Sendable {
         let (id, memory) = (try context.storeID, try context.memoryID)
         let (bytes, hash) = try await stores.perform(id) { (store) throws(RemfsError) in
             let memory = try store.memory(memory)
-            return (try store.contentToTell(of: memory), memory.contentSHA256)
+            return (try store.content(of: memory), memory.contentSHA256)
         }
         return Response.raw(bytes, hash: hash, range: request.headers[.range])
     }

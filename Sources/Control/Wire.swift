@@ -367,7 +367,7 @@ extension Wire.Memory {
     /// Reads the content only where the view asks for it and JSON can hold it.
     package init(_ memory: Memory, in store: MemoryStore, _ view: View) throws(RemfsError) {
         let shown = view == .full && memory.sizeInBytes <= Wire.maximumTextBytes
-        self.init(memory, content: shown ? try store.contentToTell(of: memory) : nil)
+        self.init(memory, content: shown ? try store.content(of: memory) : nil)
     }
 }
 

@@ -28,6 +28,12 @@ package struct Scopes: Sendable, Equatable, Codable {
 
     package static let everything = Scopes(.admin)
 
+    /// What both allow.
+    package func narrowed(to other: Scopes) -> Scopes {
+        let common = stores.map { own in other.stores.map { own.intersection($0) } ?? own } ?? other.stores
+        return Scopes(min(permission, other.permission), stores: common)
+    }
+
     package func allows(_ wanted: Permission, on store: StoreID) -> Bool {
         permission >= wanted && (stores?.contains(store) ?? true)
     }

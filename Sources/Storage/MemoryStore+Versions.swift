@@ -6,8 +6,23 @@ extension MemoryStore {
     // MARK: Memories
 
     package func memory(_ memory: MemoryID) throws(RemfsError) -> Memory {
+        // What others have saved meanwhile is sealed in its time, and not by whoever reads this one.
+        if let quick = try settled(memory) { return try complete(quick) }
         try settleForReading()
         return try complete(try look { (state) throws(RemfsError) in try self.shown(state.memoryInode(memory), state) })
+    }
+
+    /// A memory of which no save waits to be sealed, in one turn under the lock; nil: one does, or there is no such memory yet.
+    private func settled(_ memory: MemoryID) throws(RemfsError) -> Memory? {
+        guard let number = memory.number(in: id) else { return nil }
+        return try change { (state) throws(RemfsError) in
+            // Which saves have ended; nothing is written.
+            for origin in state.origins.values { try state.takeInCloses(of: origin) }
+            guard let place = state.memoryInodes[number], let inode = state.inodes[place], inode.changedBy == nil,
+                inode.drafts?.saves.contains(where: \.isClosed) != true
+            else { return nil }
+            return state.memory(inode)
+        }
     }
 
     /// By an absolute path, as the store shows it.
@@ -52,15 +67,6 @@ extension MemoryStore {
             try self.content(ofVersion: memory.version.number(in: self.id) ?? 0, reader)
         }
         guard let bytes else { throw RemfsError(.notFound, "version \(memory.version) not found") }
-        return bytes
-    }
-
-    /// As `content(of:)`, for somebody who is told of the head: it is a version from then on, however short its life.
-    package func contentToTell(of memory: Memory) throws(RemfsError) -> [UInt8] {
-        let bytes = try content(of: memory)
-        try look { (state) throws(RemfsError) in
-            if let number = memory.id.number(in: id), let place = state.memoryInodes[number] { state.inodes[place]?.unsettledIn = 0 }
-        }
         return bytes
     }
 

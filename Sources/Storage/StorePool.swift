@@ -16,6 +16,7 @@ package final class StorePool: Sendable {
     private let upkeep: Upkeep
     private let syncer: Syncer
     private let workers: WorkerPool
+    private let readers: WorkerPool
     private let willBlock: @Sendable () -> Void
     private let hooks: FaultHooks
     /// Mounts of a predecessor are being taken over: what they have open is not known yet.
@@ -69,6 +70,7 @@ package final class StorePool: Sendable {
         syncer = Syncer()
         // As many slow calls of the API as may run beside each other before the next waits: most of them wait for the disk, and share that.
         workers = WorkerPool(count: 8)
+        readers = WorkerPool(count: 4, named: "remfs-read")
         upkeep.start(self)
     }
 
@@ -329,6 +331,14 @@ package final class StorePool: Sendable {
         try await run { () throws(RemfsError) in try self.withStore(id, body) }
     }
 
+    /// As `perform`, for what reads more than one memory, and perhaps seals what it reads: on threads of its own, so that it does not wait
+    /// behind those who wait for the disk.
+    package func read<Answer: Sendable>(
+        _ id: StoreID, _ body: @escaping @Sendable (MemoryStore) throws(RemfsError) -> Answer
+    ) async throws(RemfsError) -> Answer {
+        try await run(on: readers) { () throws(RemfsError) in try self.withStore(id, body) }
+    }
+
     /// As `perform`, for what only reads and is soon done: where the store is open, on the calling thread. That may wait for a lock or a
     /// page for a moment, so it is one of ours (`ConnectionLoops`).
     package func look<Answer: Sendable>(
@@ -341,6 +351,12 @@ package final class StorePool: Sendable {
 
     /// Runs any blocking work on the pool's own threads.
     package func run<Answer: Sendable>(_ body: @escaping @Sendable () throws(RemfsError) -> Answer) async throws(RemfsError) -> Answer {
+        try await run(on: workers, body)
+    }
+
+    private func run<Answer: Sendable>(
+        on workers: WorkerPool, _ body: @escaping @Sendable () throws(RemfsError) -> Answer
+    ) async throws(RemfsError) -> Answer {
         let result: Result<Answer, RemfsError> = await withCheckedContinuation { continuation in
             workers.submit {
                 do throws(RemfsError) {
@@ -440,6 +456,7 @@ package final class StorePool: Sendable {
     package func close() {
         upkeep.stop()
         workers.stop()
+        readers.stop()
         syncer.stop()
         let all = entries.withLock { $0.map { ($0.key, $0.value) } }
         Thread.forEach(all, threads: Self.closers, named: "remfs-close") { [logger] id, entry in

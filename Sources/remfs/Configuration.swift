@@ -15,6 +15,8 @@ struct Settings: Sendable, Codable {
         case socket
         case socketOwner = "socket_owner"
         case socketGroup = "socket_group"
+        case socketGroupPermission = "socket_group_permission"
+        case socketGroupStores = "socket_group_stores"
         case listen
         case listenHosts = "listen_hosts"
         case logLevel = "log_level"
@@ -25,6 +27,8 @@ struct Settings: Sendable, Codable {
     let socket: String
     let socketOwner: UInt32?
     let socketGroup: UInt32?
+    /// What members of that group may do.
+    let groupScopes: Scopes
     /// Where requests come in over TCP as well.
     let listen: ListenAddress?
     /// By which names they may call this machine, besides those of the loopback interface.
@@ -66,8 +70,20 @@ struct Settings: Sendable, Codable {
         guard let logLevel = Logger.Level(rawValue: level) else {
             throw RemfsError(.invalidArgument, "log_level must be one of \(Logger.Level.allCases.map(\.rawValue).joined(separator: ", "))")
         }
+        let wanted = try await value(.socketGroupPermission) ?? Scopes.Permission.admin.rawValue
+        guard let permission = Scopes.Permission(rawValue: wanted) else {
+            throw RemfsError(.invalidArgument, "socket_group_permission must be one of read, write and admin")
+        }
+        var stores: Set<StoreID>?
+        if let text = try await value(.socketGroupStores) {
+            let ids = Self.words(text)
+            stores = Set(ids.compactMap { StoreID($0) })
+            guard ids.allSatisfy({ StoreID($0) != nil }) else {
+                throw RemfsError(.invalidArgument, "socket_group_stores must be IDs of stores, with commas, not \(text.prefix(100))")
+            }
+        }
         let listen = try await value(.listen).map { (text) throws(RemfsError) in try ListenAddress(text) }
-        let hosts = try await value(.listenHosts)?.split(whereSeparator: { $0 == "," || $0 == " " }).map(String.init) ?? []
+        let hosts = try await value(.listenHosts).map(Self.words) ?? []
         if let listen, !listen.isLoopback, hosts.isEmpty {
             throw RemfsError(
                 .invalidArgument,
@@ -78,8 +94,11 @@ struct Settings: Sendable, Codable {
             socket: try await value(.socket).map(Self.absolute) ?? "\(runtime)/control.sock",
             socketOwner: try owner.map { (name) throws(RemfsError) in try found(UserDatabase.user(name), "user \(name)") },
             socketGroup: try group.map { (name) throws(RemfsError) in try found(UserDatabase.group(name), "group \(name)") },
-            listen: listen, listenHosts: hosts, logLevel: logLevel)
+            groupScopes: Scopes(permission, stores: stores), listen: listen, listenHosts: hosts, logLevel: logLevel)
     }
+
+    /// What commas or blanks part.
+    private static func words(_ text: String) -> [String] { text.split(whereSeparator: { $0 == "," || $0 == " " }).map(String.init) }
 
     private static func found(_ number: UInt32?, _ what: String) throws(RemfsError) -> UInt32 {
         guard let number else { throw RemfsError(.notFound, "\(what) does not exist") }

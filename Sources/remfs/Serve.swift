@@ -26,6 +26,9 @@ struct Serve: AsyncParsableCommand {
     @Option(help: ArgumentHelp("The socket's path", valueName: "path"), completion: .file()) var socket: String?
     @Option(help: ArgumentHelp("The socket's owner", valueName: "user")) var socketOwner: String?
     @Option(help: ArgumentHelp("The group whose members may use the socket", valueName: "group")) var socketGroup: String?
+    @Option(help: ArgumentHelp("What they may do: read, write or admin", valueName: "permission")) var socketGroupPermission: String?
+    @Option(help: ArgumentHelp("The stores they may use, by ID, with commas; all unless named", valueName: "stores"))
+    var socketGroupStores: String?
     @Option(help: ArgumentHelp("Also answer over TCP, to those with a key, such as 127.0.0.1:7447", valueName: "address:port"))
     var listen: String?
     @Option(help: ArgumentHelp("By which names others call this machine, with commas, if not by localhost", valueName: "names"))
@@ -36,7 +39,8 @@ struct Serve: AsyncParsableCommand {
     func run() async throws {
         let flags: [Settings.Key: String?] = [
             .stateDirectory: stateDir, .runtimeDirectory: runtimeDir, .socket: socket, .socketOwner: socketOwner,
-            .socketGroup: socketGroup, .listen: listen, .listenHosts: listenHosts, .logLevel: logLevel,
+            .socketGroup: socketGroup, .socketGroupPermission: socketGroupPermission, .socketGroupStores: socketGroupStores,
+            .listen: listen, .listenHosts: listenHosts, .logLevel: logLevel,
         ]
         let environment = ProcessInfo.processInfo.environment
         let role = Holding.role(environment)
@@ -96,7 +100,8 @@ struct Serve: AsyncParsableCommand {
         let server = try ControlServer(
             .init(
                 socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version,
-                network: settings.listen.map { ($0, HostNames(others: settings.listenHosts)) }, goesOn: inherited?.isGiven == false),
+                network: settings.listen.map { ($0, HostNames(others: settings.listenHosts)) },
+                groupScopes: settings.groupScopes, goesOn: inherited?.isGiven == false),
             stores: stores, mounts: mounts, metrics: metrics, logger: logger,
             listen: {
                 let listener: FuseHeldListener

@@ -150,6 +150,41 @@ extension ServeTests {
             }
         }
 
+        /// A group may be granted some stores, and less than everything on these; a key narrows that further.
+        @Test(.enabled(if: geteuid() == 0, "needs root, to be somebody else")) func aGroupMayUseWhatItWasGranted() throws {
+            try DaemonProcess.prepared { daemon in
+                try check(chmod(daemon.directory, 0o755))
+                try daemon.start()
+                let mine = try daemon.output("store", "create", "mine").trimmingCharacters(in: .newlines)
+                let other = try daemon.output("store", "create", "other").trimmingCharacters(in: .newlines)
+                let reader = try daemon.output("key", "create", "r", "--read").trimmingCharacters(in: .newlines)
+                #expect(try daemon.stop().status == 0)
+                try daemon.start(
+                    ["--socket-group", "65533", "--socket-group-stores", mine, "--socket-group-permission", "write"])
+                try check(chmod("\(daemon.directory)/run", 0o755))
+                func status(_ method: String, _ path: String, _ key: String? = nil) throws -> String {
+                    let headers = key.map { ["-H", "x-api-key: \($0)"] } ?? []
+                    return try Binary.run(
+                        ["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "--unix-socket", daemon.socket] + headers
+                            + ["-d", "{}", "http://localhost\(path)"],
+                        environment: ["PATH": "/usr/bin:/bin"],
+                        launcher: ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups", "curl"]
+                    ).output
+                }
+                #expect(try status("GET", "/v1/memory_stores/\(mine)") == "200")
+                #expect(try status("GET", "/v1/memory_stores/\(other)") == "403")
+                #expect(try status("POST", "/v1/memory_stores/\(mine)/memories") == "400", "let in, and then not understood")
+                #expect(try status("POST", "/v1/memory_stores/\(mine)/memories", reader) == "403")
+                #expect(try status("GET", "/v1/memory_stores/\(other)", reader) == "403", "a key gives nobody more")
+                #expect(try status("POST", "/v1/memory_stores/\(mine)/policy") == "403")
+                #expect(try status("POST", "/v1/memory_stores") == "403")
+                #expect(try status("GET", "/v1/keys") == "403")
+                #expect(try daemon.stop().status == 0)
+                #expect(try daemon.remfs("serve", "--socket-group-stores", "mine").status == 65)
+                #expect(try daemon.remfs("serve", "--socket-group-permission", "root").status == 65)
+            }
+        }
+
         /// Whoever goes on with the mounts goes on with the port as well.
         @Test(arguments: [SIGKILL, SIGHUP]) func thePortSurvivesTheDaemon(_ signal: Int32) throws {
             try Self.listening { daemon, port in
