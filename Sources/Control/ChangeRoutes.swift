@@ -54,39 +54,39 @@ struct ChangeRoutes: Sendable {
     private func pump(_ id: StoreID, after first: Int64, into reader: EventReader) {
         // What ends it is that nobody holds the reader any more: it asks each time it wakes.
         let held = Held(reader: reader)
-        Task { [stores, watch] in
-            // `try?`: cancelled, which is the end.
-            try? await cancelWhenGracefulShutdown {
-                var seen = first
-                while !Task.isCancelled, held.reader != nil {
-                    do {
-                        let frames = try await stores.perform(id) {
-                            [seen] (store) throws(RemfsError) -> (frames: [EventFrame], last: Int64?) in
-                            let versions = try store.versions(VersionFilter(), after: seen, limit: 100)
-                            var frames: [EventFrame] = []
-                            for version in versions { frames += try Wire.Change.frames(of: version, in: store) }
-                            return (frames, versions.last?.number)
-                        }
-                        guard let last = frames.last else {
-                            guard await watch.wait(for: id, after: seen, until: .now + .seconds(5)) else { continue }
-                            // There may be one that is so young that it may be a temporary file: a second decides that.
-                            if try await stores.perform(
-                                id,
-                                { [seen] (store) throws(RemfsError) in
-                                    try store.versions(VersionFilter(), after: seen, limit: 1).isEmpty
-                                })
-                            {
-                                try await Task.sleep(for: .milliseconds(200))
-                            }
-                            continue
-                        }
-                        seen = last
-                        held.reader?.post(frames.frames)
-                    } catch let error as RemfsError {
-                        held.reader?.end(error)
-                        return
-                    }
+        Task { await follow(id, after: first, for: held) }
+    }
+
+    private func follow(_ id: StoreID, after first: Int64, for held: Held) async {
+        do {
+            try await cancelWhenGracefulShutdown { try await tell(held, of: id, after: first) }
+        } catch let error as RemfsError {
+            held.reader?.end(error)
+        } catch {
+            // Cancelled: the daemon stops, and ends all streams.
+        }
+    }
+
+    /// Until the reader has gone.
+    private func tell(_ held: Held, of id: StoreID, after first: Int64) async throws {
+        var seen = first
+        while !Task.isCancelled, held.reader != nil {
+            let after = seen
+            let (frames, last) = try await stores.perform(id) { (store) throws(RemfsError) -> ([EventFrame], Int64?) in
+                let versions = try store.versions(VersionFilter(), after: after, limit: 100)
+                var frames: [EventFrame] = []
+                for version in versions { frames += try Wire.Change.frames(of: version, in: store) }
+                return (frames, versions.last?.number)
+            }
+            if let last {
+                seen = last
+                held.reader?.post(frames)
+            } else if await watch.wait(for: id, after: seen, until: .now + .seconds(5)) {
+                // There may be one that is so young that it may be a temporary file: a second decides that.
+                let isYoung = try await stores.perform(id) { (store) throws(RemfsError) in
+                    try store.versions(VersionFilter(), after: after, limit: 1).isEmpty
                 }
+                if isYoung { try await Task.sleep(for: .milliseconds(200)) }
             }
         }
     }

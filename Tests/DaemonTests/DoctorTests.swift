@@ -216,7 +216,7 @@ extension ServeTests {
                 let file = "\(daemon.directory)/backup.sqlite"
                 let result = try daemon.remfs("store", "backup", "notes", file)
                 #expect(result.status == 74)
-                #expect(result.errors.hasPrefix("remfs: no_space: the disk of \(daemon.state)/backup-"), "\(result.errors)")
+                #expect(result.errors.hasPrefix("remfs: no_space: the disk of \(daemon.state)/spool-"), "\(result.errors)")
                 #expect(result.errors.contains("has no room for a backup of store \"notes\""), "\(result.errors)")
                 #expect(!FileManager.default.fileExists(atPath: file))
                 // Nothing of it takes the room that is left.

@@ -231,7 +231,7 @@ import Testing
 
     @Test func whatFailsLeavesNothingBehind() throws {
         var small = Policy()
-        small.maxMemories = 3
+        small.maxMemories = 4
         small.maxBytes = 10_000
         small.maxBytesPerMemory = 5_000
         let good = [Self.file("d/one", "one"), Self.file("two", "two")]
