@@ -51,10 +51,10 @@ package final class StoreComparison {
             let found = try old.readers.browse { (reader) throws(RemfsError) in
                 try RemfsError.mapping("store \(self.old.id)") { () throws(SQLiteError) in
                     try DifferenceQuery.run(
-                        reader.connection, in: self.old.id, from: self.from, to: self.to, self.scope, after: key, limit: limit)
+                        reader.connection, in: self.old.id, from: self.from, to: self.to, self.scope, after: key, limit: limit + 1)
                 }
             }
-            return (found, found.count < limit ? nil : found.last?.key)
+            return Self.page(of: found, limit)
         }
         return try pageOfTwo(after: key, limit: limit)
     }
@@ -68,8 +68,8 @@ package final class StoreComparison {
         var found: [MemoryDifference] = []
         var one = try left.next()
         var other = try right.next()
-        while one != nil || other != nil {
-            if found.count == limit { return (found, found.last?.key) }
+        // One more than are shown: else a page could be followed by one with nothing on it.
+        while found.count <= limit, one != nil || other != nil {
             let order = Self.order(one, other)
             let difference = MemoryDifference(old: order <= 0 ? one : nil, new: order >= 0 ? other : nil)
             if let old = difference.old, let new = difference.new {
@@ -80,7 +80,12 @@ package final class StoreComparison {
             if order <= 0 { one = try left.next() }
             if order >= 0 { other = try right.next() }
         }
-        return (found, nil)
+        return Self.page(of: found, limit)
+    }
+
+    private static func page(of found: [MemoryDifference], _ limit: Int) -> (items: [MemoryDifference], next: DifferenceKey?) {
+        let shown = found.prefix(limit)
+        return (Array(shown), found.count > limit ? shown.last?.key : nil)
     }
 
     /// Below 0: the first comes alone; 0: both are at one path.
