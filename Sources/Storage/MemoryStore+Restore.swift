@@ -32,6 +32,8 @@ extension MemoryStore {
         try settleForReading()
         let then = try readers.browse { (reader) throws(RemfsError) in try self.moment(point, reader) }
         guard then.number > 0 else { throw RemfsError(.invalidArgument, "store \(id) had no version then: there is nothing to go back to") }
+        // What retention gave up would be taken for what was not there then, and be deleted.
+        if case .prefix = scope { try requireHistory(at: Timestamp(microseconds: then.time)) }
         if isDryRun {
             return try readers.browse { (reader) throws(RemfsError) in
                 RestoreOutcome(try self.differences(to: then, scope, reader.connection))
@@ -53,7 +55,21 @@ extension MemoryStore {
     ) throws(RemfsError) -> [MemoryDifference] {
         try RemfsError.mapping("store \(id)") { () throws(SQLiteError) in
             let now = Moment(number: try connection.integer("SELECT max(number) FROM version") ?? 0, time: 0)
-            return try DifferenceQuery.run(connection, in: self.id, from: now, to: then, scope)
+            let differences = try DifferenceQuery.run(connection, in: self.id, from: now, to: then, scope)
+            // Of what was redacted since nothing can be put back, and that is no reason to take what is there away.
+            let row = try connection.prepare(
+                "SELECT redacted IS NOT NULL FROM version WHERE memory = ?1 AND number <= ?2 ORDER BY number DESC LIMIT 1")
+            var kept: [MemoryDifference] = []
+            for difference in differences {
+                if difference.new == nil, let old = difference.old {
+                    row.bind(old.memoryNumber, at: 1)
+                    row.bind(then.number, at: 2)
+                    defer { row.reset() }
+                    if try row.step(), row.integer(0) == 1 { continue }
+                }
+                kept.append(difference)
+            }
+            return kept
         }
     }
 

@@ -80,7 +80,9 @@ extension MemoryStore {
                     return StoreSnapshot.items(of: state)
                 }
             } else {
-                items = try StoreSnapshot.items(at: try self.moment(point, reader), reader, label: label)
+                let moment = try self.moment(point, reader)
+                try self.requireHistory(at: Timestamp(microseconds: moment.time))
+                items = try StoreSnapshot.items(at: moment, reader, label: label)
             }
             return try body(StoreSnapshot(items, reader, label: label))
         }

@@ -84,23 +84,23 @@ extension ServeTests {
             }
         }
 
-        /// Killed at any time after it was asked, it is as if it had not been asked, or the next start finishes it.
+        /// Killed between any two of its statements, it is as if it had not been asked, or the next start finishes it.
         @Test func aKilledRedactionIsFinishedByTheNextStart() throws {
             try DaemonProcess.prepared { daemon in
-                try daemon.start()
+                let place = "\(daemon.directory)/kill"
+                try daemon.start(environment: ["REMFS_DEBUG_KILL_AT_STATEMENT": place])
                 let store = try Self.create(daemon)
                 let filler = String(repeating: "nothing to hide here. ", count: 4_000)
-                for place in 0..<40 { _ = try Self.memory(daemon, store, "/filler/\(place).md", "\(place) \(filler)") }
-                var redacted = 0
-                for round in 0..<12 {
-                    let (_, versions) = try Self.memory(daemon, store, "/\(round).md", "\(round) \(Self.secret)", "clean \(round)")
+                for place in 0..<20 { _ = try Self.memory(daemon, store, "/filler/\(place).md", "\(place) \(filler)") }
+                var outcomes = (killed: 0, finished: 0, untouched: 0)
+                for statement in stride(from: 1, through: 25, by: 2) {
+                    let (_, versions) = try Self.memory(
+                        daemon, store, "/\(statement).md", "\(statement) \(Self.secret)", "clean \(statement)")
                     let target = "\(store)/memory_versions/\(versions[0])"
-                    let serving = try daemon.servingProcess()
-                    let asking = try Binary.start(["redact", "notes", versions[0]], environment: daemon.environment)
-                    // From before it has begun to after it has ended.
-                    usleep(UInt32(10_000 + round * 8_000))
-                    kill(serving, SIGKILL)
-                    _ = try asking.wait()
+                    try Data("\(statement) \(statement)\n".utf8).write(to: URL(fileURLWithPath: place))
+                    // It broke off, or has ended before as many statements.
+                    _ = try daemon.remfs("redact", "notes", versions[0])
+                    let wasKilled = unlink(place) != 0
                     // The holder starts another one; whoever asks waits for it.
                     var answer: [String: Any]?
                     for _ in 0..<500 where answer == nil {
@@ -108,16 +108,18 @@ extension ServeTests {
                         if answer == nil { usleep(20_000) }
                     }
                     let version = try #require(answer)
+                    outcomes.killed += wasKilled ? 1 : 0
                     if version["redacted_at"] is NSNull {
-                        #expect(version["content"] as? String == "\(round) \(Self.secret)", "round \(round)")
+                        outcomes.untouched += 1
+                        #expect(wasKilled && version["content"] as? String == "\(statement) \(Self.secret)", "statement \(statement)")
                         #expect(try daemon.http("POST", "\(target)/redact").status == 200)
-                    } else {
-                        redacted += 1
+                    } else if wasKilled {
+                        outcomes.finished += 1
                     }
-                    #expect(try Self.traces(daemon) == [], "round \(round)")
-                    #expect(try daemon.remfs("doctor", "notes").status == 0, "round \(round)")
+                    #expect(try Self.traces(daemon) == [], "statement \(statement)")
+                    #expect(try daemon.remfs("doctor", "notes").status == 0, "statement \(statement)")
                 }
-                print("of 12 redactions that were cut off \(redacted) had begun")
+                #expect(outcomes.killed >= 5 && outcomes.finished >= 1 && outcomes.untouched >= 1, "\(outcomes)")
             }
         }
 

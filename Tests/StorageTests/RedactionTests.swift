@@ -193,6 +193,24 @@ import Testing
         }
     }
 
+    /// What was redacted cannot be put back, and what is there instead is not taken away for it.
+    @Test func goingBackLeavesAloneWhatWasRedacted() throws {
+        try TestStore.with { test in
+            let memory = try test.create("/a.md", Self.secret)
+            let other = try test.create("/b.md", "first")
+            let then = try #require(try test.versions().last)
+            _ = try test.store.commit(.update(memory.id, content: bytes("clean"), path: nil), by: Self.author)
+            _ = try test.store.commit(.update(other.id, content: bytes("second"), path: nil), by: Self.author)
+            _ = try test.create("/c.md", "new")
+            _ = try test.store.redact(memory.version, by: Self.author)
+            _ = try test.store.restore(to: .version(then.id), .prefix("/"), by: Self.author)
+            #expect(try text(test.store.content(of: test.memory("/a.md"))) == "clean")
+            #expect(try text(test.store.content(of: test.memory("/b.md"))) == "first")
+            #expect(RemfsError.code { _ = try test.memory("/c.md") } == .notFound)
+            try expectSound(test)
+        }
+    }
+
     // MARK: Who is in the way
 
     @Test func aReaderOfTheJournalIsWaitedForAndThenNamed() throws {

@@ -114,6 +114,15 @@ import Threads
             let begins = try #require(try test.store.historyBegins())
             #expect(RemfsError.code { try test.store.requireHistory(at: Timestamp(microseconds: begins.microseconds - 1)) } == .notFound)
             try test.store.requireHistory(at: begins)
+            // What is not known any more is not taken for what was not there.
+            let early = StorePoint.time(Timestamp(microseconds: begins.microseconds - 1))
+            for point in [early, .version(pinned.id)] {
+                let code = RemfsError.code { _ = try test.store.restore(to: point, .prefix("/"), by: Self.author) }
+                #expect(code == .notFound)
+                #expect(RemfsError.code { _ = try test.store.export(at: point) { _ in } } == .notFound)
+            }
+            #expect(try test.store.export(at: .time(begins)) { _ in } == 1)
+            #expect(try test.versions().count == 11)
             // A second time there is nothing to do.
             #expect(try test.store.collectGarbage(isDryRun: false).versions == 0)
             #expect(RemfsError.code { _ = try test.store.version(versions[2].id) } == .notFound)
