@@ -392,6 +392,11 @@ extension StoreState {
         // Archived stores still let memories go.
         if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
         if policy.access == .readOnly, !isArchived { throw RemfsError(.readOnly, "\(label) is read-only") }
+        removeImplicitDirectories(from: try giveUp(inode, by: author))
+    }
+
+    /// Takes a memory's name away, with a version that says so at once. Answers the directory that it was in.
+    func giveUp(_ inode: Inode, by author: Author) throws(RemfsError) -> Inode {
         guard let head = inode.head, let parent = inodes[inode.parent] else { throw RemfsError(.notFound, "the memory is gone") }
         try reserveNumbers(4)
         let time = now()
@@ -407,7 +412,7 @@ extension StoreState {
         inode.head = nil
         lastVersion = max(lastVersion, version.number)
         didDropName(name, of: inode, in: parent, by: author, keepsMemory: false, origin: 0, at: time)
-        removeImplicitDirectories(from: parent)
+        return parent
     }
 }
 

@@ -209,24 +209,7 @@ extension StoreState {
     }
 
     /// Deletes a memory: its version says so at once.
-    func remove(_ inode: Inode, by author: Author) throws(RemfsError) {
-        guard let head = inode.head, let parent = inodes[inode.parent] else { throw RemfsError(.notFound, "the memory is gone") }
-        try reserveNumbers(4)
-        let time = now()
-        let name = inode.name
-        let version = VersionRow(
-            number: takeNumber(), memory: head.memory, operation: .deleted, path: path(of: inode), size: nil, digest: nil, content: .empty,
-            began: versionTime(), author: author, base: nil, isStale: false, previous: head.version)
-        try query { () throws(SQLiteError) in
-            try insert(version)
-            try dropName(name, of: inode, in: parent, by: author, keepsMemory: false, at: time)
-        }
-        memoryInodes[head.memory] = nil
-        inode.head = nil
-        lastVersion = max(lastVersion, version.number)
-        didDropName(name, of: inode, in: parent, by: author, keepsMemory: false, origin: 0, at: time)
-        noteEmptied(parent)
-    }
+    func remove(_ inode: Inode, by author: Author) throws(RemfsError) { noteEmptied(try giveUp(inode, by: author)) }
 
     // MARK: Other entries
 

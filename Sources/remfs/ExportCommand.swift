@@ -20,18 +20,6 @@ struct ExportCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("As of this time (RFC 3339) or version", valueName: "time|version")) var at: String?
     @OptionGroup var daemon: DaemonOptions
 
-    struct Report: Encodable {
-        let memoryStoreID: String
-        let file: String
-        let sizeInBytes: Int
-
-        private enum CodingKeys: String, CodingKey {
-            case file
-            case memoryStoreID = "memory_store_id"
-            case sizeInBytes = "size_bytes"
-        }
-    }
-
     func validate() throws {
         if output == nil, daemon.json { throw ValidationError("--json needs --output: stdout is the archive's.") }
         if output == nil, isatty(STDOUT_FILENO) == 1 { throw ValidationError("An archive is nothing for a terminal: use --output.") }
@@ -48,7 +36,7 @@ struct ExportCommand: AsyncParsableCommand {
         }
         guard let file else { return }
         try file.finish()
-        if daemon.json { try Output.json(Report(memoryStoreID: id, file: file.path, sizeInBytes: file.size)) }
+        if daemon.json { try Output.json(NewFile.Report(memoryStoreID: id, file: file.path, sizeInBytes: file.size)) }
     }
 }
 

@@ -43,3 +43,18 @@ final class NewFile {
         unsafe unlink(partial)
     }
 }
+
+extension NewFile {
+    /// What `--json` says of a store that was copied into one.
+    struct Report: Encodable {
+        let memoryStoreID: String
+        let file: String
+        let sizeInBytes: Int
+
+        private enum CodingKeys: String, CodingKey {
+            case file
+            case memoryStoreID = "memory_store_id"
+            case sizeInBytes = "size_bytes"
+        }
+    }
+}

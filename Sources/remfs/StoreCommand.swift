@@ -221,25 +221,13 @@ private struct BackUpStore: AsyncParsableCommand {
     @Argument(help: "Must not exist", completion: .file()) var file: String
     @OptionGroup var daemon: DaemonOptions
 
-    struct Report: Encodable {
-        let memoryStoreID: String
-        let file: String
-        let sizeInBytes: Int
-
-        private enum CodingKeys: String, CodingKey {
-            case file
-            case memoryStoreID = "memory_store_id"
-            case sizeInBytes = "size_bytes"
-        }
-    }
-
     func run() async throws {
         let client = try await daemon.client()
         let id = try await client.store(store).id
         let file = try NewFile(Settings.absolute(file))
         try await client.stream(.get, "/v1/memory_stores/\(id)/backup") { (piece) throws(RemfsError) in try file.append(piece) }
         try file.finish()
-        if daemon.json { try Output.json(Report(memoryStoreID: id, file: file.path, sizeInBytes: file.size)) }
+        if daemon.json { try Output.json(NewFile.Report(memoryStoreID: id, file: file.path, sizeInBytes: file.size)) }
     }
 }
 

@@ -50,7 +50,8 @@ struct RedactionSemanticsTests {
             #expect(try Self.traces(mount.daemon) == [])
             for mount in mounts {
                 #expect(try mount.read("/f") == after)
-                #expect(try mount.run("grep -r \(Self.secret) . .remfs/status || true") == "")
+                // 1: grep found nothing; 2 would be an error.
+                #expect(try mount.run("s=0; grep -r \(Self.secret) . .remfs/status || s=$?; echo $s") == "1\n")
             }
             #expect(try mount.store.version(version.id).redacted != nil)
             // Those who go on writing do not bring it back.
