@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "CFuse.h"
@@ -105,6 +106,12 @@ int cfuse_catch_signals(const int *signals, int count) {
 int cfuse_watch_process(pid_t process) {
     long descriptor = syscall(SYS_pidfd_open, process, 0);
     return descriptor < 0 ? -errno : (int)descriptor;
+}
+
+int cfuse_peek_exit(pid_t process) {
+    siginfo_t info = {0};
+    if (waitid(P_PID, process, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid != process) return -1;
+    return info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status;
 }
 
 int cfuse_leave_descriptors(void) {

@@ -33,6 +33,9 @@ final class CloseWatcher: Sendable {
         self.thread.withLock { $0 = thread }
     }
 
+    /// What the events come from, for the holder.
+    var group: Int32 { events.group }
+
     /// Listens on a mount that is served already. `closed` is called, on the watcher's thread, when something waits to be taken.
     func watch(_ path: String, mount: UInt32, closed: @escaping @Sendable () -> Void) -> Int32 {
         state.withLock { $0.mounts[mount] = closed }

@@ -12,6 +12,7 @@ package final class HolderLink: Sendable {
         var socket: FuseHoldSocket?
         var holds: [String: FuseHold] = [:]
         var listener: FuseHeldListener?
+        var closeEvents: Int32?
         var isReady = false
         var isStopping = false
     }
@@ -110,6 +111,7 @@ package final class HolderLink: Sendable {
                 state.socket = next
                 if let inbox { _ = next.send(.inbox(inbox.descriptor)) }
                 if let listener = state.listener { _ = next.send(.listen(listener)) }
+                if let group = state.closeEvents { _ = next.send(.closeEvents(group)) }
                 for hold in state.holds.values { _ = next.send(.keep(hold)) }
                 if state.isReady { _ = next.send(.ready) }
                 return state.holds.count
@@ -146,6 +148,9 @@ package final class HolderLink: Sendable {
 
     /// Has the control socket kept, so that whoever connects while no daemon is there waits. The link keeps the descriptor.
     package func keep(_ listener: FuseHeldListener) { send(.listen(listener)) { $0.listener = listener } }
+
+    /// Has the group of close events kept open until a successor has one, so that this process can end without waiting for the kernel.
+    func keep(closeEvents group: Int32) { send(.closeEvents(group)) { $0.closeEvents = group } }
 
     /// Everything is served.
     package func ready() { send(.ready) { $0.isReady = true } }

@@ -100,17 +100,17 @@ struct KeptMount: Codable {
 }
 
 extension MountTable {
-    /// Reads and writes one that is of no mount, and a catalog that is in memory only.
+    /// Reads and writes a kept mount that is of no mount, and opens stores that are none (`Rehearsal`).
     ///
     /// The first value of a type that a process decodes takes it a millisecond or more, since the runtime then looks through all of the
-    /// program for what the type conforms to, and the program's pages come in one by one. Who waits to succeed another daemon does that
-    /// while nobody waits for it.
+    /// program for what the type conforms to.
     package static func rehearse() throws(RemfsError) {
         var mount = KeptMount(store: StoreID(bits: 1), directory: "/")
         mount.handshake = KeptMount.Handshake(request: [1], reply: [1], wanted: 1)
         mount.seen = [1: 1]
         mount.device = 1
         _ = try KeptMount(bytes: mount.bytes)
-        try Catalog.rehearse()
+        try Rehearsal.openStores()
+        Rehearsal.growHeap()
     }
 }

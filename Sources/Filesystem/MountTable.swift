@@ -114,6 +114,7 @@ package final class MountTable: Sendable {
         notifier = Notifier(count: 4)
         closes = CloseWatcher(logger: logger)
         if closes == nil { logger.notice("no close events without root: a save is sealed after two seconds of quiet") }
+        if let closes { holder?.keep(closeEvents: closes.group) }
         takeOver(usesResend: usesResend)
         try clearDeadMounts()
         stores.observe { [weak self] store in self?.accessDidChange(of: store) }

@@ -15,7 +15,8 @@ package final class FuseCloseEvents: Sendable {
         package let mount: UInt32
     }
 
-    private let group: Int32
+    /// For the holder. It is closed with this object.
+    package let group: Int32
     /// Readable from `wake` on.
     private let bell: Int32
 

@@ -31,6 +31,9 @@ package struct FuseHoldSocket: Sendable {
         case listen(FuseHeldListener)
         /// To the holder: keep this `FuseInbox`. To a successor: this was kept. The descriptor becomes the receiver's.
         case inbox(Int32)
+        /// To the holder: a copy of the group that `FuseCloseEvents` reads, to be closed once there is another. The descriptor becomes the
+        /// receiver's.
+        case closeEvents(Int32)
         /// Received only: something to keep whose descriptors had no room in this process. With the mount's name, for the socket nil.
         case lost(String?)
         /// To a successor: that was all.
@@ -65,6 +68,7 @@ package struct FuseHoldSocket: Sendable {
         case .drop(let name): send("drop " + name, [])
         case .listen(let listener): send(listener.isGiven ? "listen given" : "listen own", [listener.descriptor])
         case .inbox(let descriptor): send("inbox", [descriptor])
+        case .closeEvents(let descriptor): send("close-events", [descriptor])
         case .lost: EINVAL
         case .end: send("end", [])
         case .ready: send("ready", [])
@@ -106,6 +110,7 @@ package struct FuseHoldSocket: Sendable {
             case ("listen", 2, 1):
                 return .listen(FuseHeldListener(descriptor: descriptors[0], isGiven: words[1] == "given"))
             case ("inbox", 1, 1): return .inbox(descriptors[0])
+            case ("close-events", 1, 1): return .closeEvents(descriptors[0])
             case ("keep", 2, _): return Self.lose(words[1], descriptors.prefix(Int(count)))
             case ("listen", 2, 0): return Self.lose(nil, [])
             case ("inbox", 1, 0): return Self.lose("inbox", [])

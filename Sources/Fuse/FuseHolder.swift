@@ -55,6 +55,9 @@ package final class FuseHolder {
     private var listener: FuseHeldListener?
     /// The descriptor of a `FuseInbox`.
     private var inbox: Int32?
+    /// The group of a daemon's `FuseCloseEvents`. No successor wants it, but to close its last descriptor takes the kernel 6 to 13 ms, in
+    /// which a dead daemon would not have ended yet.
+    private var closeEvents: Int32?
     private var daemon: Daemon
     private var standby: FuseStandby?
     /// The last one ended by itself: the next waits until a daemon has shown that it can be started.
@@ -65,7 +68,7 @@ package final class FuseHolder {
     private var isLeaving = false
     /// Successors that did not come up, one after the other.
     private var failures = 0
-    /// Predecessors that still have to be waited for.
+    /// Predecessors that have yet to be waited for.
     private var remains: [(process: Int32, watch: Int32)] = []
 
     /// A daemon that gave up its socket has this long to be waited for, in ms. After that one of its threads waits in the kernel, perhaps
@@ -273,10 +276,13 @@ package final class FuseHolder {
 
     /// Waits until something happens.
     private func wait() -> (message: Bool, signal: Int32?, hasEnded: Bool) {
-        remains.removeAll { predecessor in
-            guard waitpid(predecessor.process, nil, WNOHANG) != 0 else { return false }
-            close(predecessor.watch)
-            return true
+        // Not while anybody waits for a successor.
+        if daemon.isReady {
+            remains.removeAll { predecessor in
+                guard waitpid(predecessor.process, nil, WNOHANG) != 0 else { return false }
+                close(predecessor.watch)
+                return true
+            }
         }
         var waiting = [
             pollfd(fd: daemon.isSilent ? -1 : daemon.socket.descriptor, events: Int16(POLLIN), revents: 0),
@@ -284,7 +290,9 @@ package final class FuseHolder {
             pollfd(fd: daemon.watch, events: Int16(POLLIN), revents: 0),
         ]
         waiting.append(pollfd(fd: standby?.daemon.watch ?? -1, events: Int16(POLLIN), revents: 0))
-        for predecessor in remains { waiting.append(pollfd(fd: predecessor.watch, events: Int16(POLLIN), revents: 0)) }
+        for predecessor in remains where daemon.isReady {
+            waiting.append(pollfd(fd: predecessor.watch, events: Int16(POLLIN), revents: 0))
+        }
         while unsafe poll(&waiting, nfds_t(waiting.count), daemon.isSilent ? Self.patience : -1) < 0, errno == EINTR {}
         var number: UInt8 = 0
         var hasSignal = false
@@ -317,6 +325,9 @@ package final class FuseHolder {
                 inbox = new
                 note(store?.keep(inbox: new))
                 noteRoom()
+            case .closeEvents(let new):
+                if let closeEvents { Self.closeAside(closeEvents) }
+                closeEvents = new
             case .ready:
                 if !daemon.isReady { onEvent(.ready) }
                 daemon.isReady = true
@@ -328,6 +339,11 @@ package final class FuseHolder {
             case nil: daemon.isSilent = true
             }
         } while !daemon.isSilent && hasMessage()
+    }
+
+    /// On a thread that nobody waits for: what is closed here may have to wait until a daemon has written something.
+    private static func closeAside(_ descriptor: Int32) {
+        _ = Thread("remfs-closer") { close(descriptor) }
     }
 
     private func hasMessage() -> Bool {
@@ -377,9 +393,10 @@ package final class FuseHolder {
         var watch = pollfd(fd: daemon.watch, events: Int16(POLLIN), revents: 0)
         while unsafe poll(&watch, 1, Self.patience) < 0, errno == EINTR {}
         guard watch.revents != 0 else { return .stuck }
-        var status: Int32 = 0
+        // It is taken away later: where somebody has looked at its threads in /proc that takes milliseconds, and clients wait.
+        let status = cfuse_peek_exit(daemon.process)
         // One that was there before us is another's child: how it ended is not ours to know.
-        guard daemon.isChild, unsafe waitpid(daemon.process, &status, 0) == daemon.process else { return .killed(SIGKILL) }
+        guard status >= 0 else { return .killed(SIGKILL) }
         let signal = status & 0x7f
         return signal == 0 ? .exited((status >> 8) & 0xff) : .killed(signal)
     }
@@ -401,15 +418,12 @@ package final class FuseHolder {
                 if code == 0 || isStopping || (holds.isEmpty && !daemon.isReady) { return finish(code) }
                 onEvent(.exited(code: code))
             }
-            close(daemon.watch)
         case .killed(let signal):
             onEvent(.died(signal: signal))
             if isStopping { return finish(128 + signal) }
-            close(daemon.watch)
-        case .stuck:
-            onEvent(.stuck)
-            remains.append((daemon.process, daemon.watch))
+        case .stuck: onEvent(.stuck)
         }
+        remains.append((daemon.process, daemon.watch))
         daemon.socket.close()
         if isStopping { return finish(70) }
         if isLeaving {
@@ -455,6 +469,8 @@ package final class FuseHolder {
     /// Closing the descriptors tells those who still wait, if nobody else has them: with ECONNABORTED.
     private func finish(_ code: Int32, keepsStored: Bool = false) -> Int32 {
         dropStandby()
+        // The dead go with this process anyway, but a moment later.
+        for process in remains.map(\.process) + [daemon.process] { _ = waitpid(process, nil, WNOHANG) }
         if !keepsStored {
             for name in holds.keys { note(store?.drop(name)) }
             if listener?.isGiven == false { note(store?.dropListener()) }

@@ -132,12 +132,11 @@ internal import Threads
         }
         let size = Self.slotsAt + Int(header.slots) * Self.slotSize
         // Resident, as `FuseReceiver` wants its buffers.
-        let address = unsafe mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | Int32(MAP_POPULATE), descriptor, 0)
+        let address = unsafe Self.map(descriptor, size)
         guard unsafe address != MAP_FAILED else {
             close(descriptor)
             return nil
         }
-        _ = unsafe mlock(address!, size)  // as there
         self.descriptor = descriptor
         unsafe memory = unsafe UnsafeMutableRawBufferPointer(start: address, count: size)
         slotCount = Int(header.slots)
@@ -145,6 +144,16 @@ internal import Threads
         let occupied = (0..<Self.waitingCount).filter { unsafe Self.length(memory, $0) > 0 }
         let all = (0..<Self.waitingCount).reversed()
         free.withLock { $0 = occupied.isEmpty ? Array(all) : all.filter { !occupied.contains($0) } }
+    }
+
+    /// Locked as it is mapped, since clients may wait: in two steps it takes twice as long.
+    private static func map(_ descriptor: Int32, _ size: Int) -> UnsafeMutableRawPointer? {
+        func map(_ flags: Int32) -> UnsafeMutableRawPointer? {
+            unsafe mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED | Int32(MAP_POPULATE) | flags, descriptor, 0)
+        }
+        let locked = unsafe map(Int32(MAP_LOCKED))
+        // Who may not lock memory has it resident, for as long as there is enough.
+        return unsafe locked == MAP_FAILED ? map(0) : locked
     }
 
     deinit {

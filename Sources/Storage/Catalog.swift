@@ -66,7 +66,7 @@ package final class Catalog: Sendable {
     private static let inMemory = ":memory:"
 
     /// Writes and reads a catalog that is in memory only: what a process does for the first time takes it some milliseconds.
-    package static func rehearse() throws(RemfsError) {
+    static func rehearse() throws(RemfsError) {
         let catalog = try Catalog(path: inMemory, isNew: true)
         _ = try catalog.createStore(StoreID(bits: 1), name: "rehearsal", description: "", metadata: ["a": "b"])
         _ = try catalog.allStores()

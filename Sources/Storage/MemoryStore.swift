@@ -79,7 +79,7 @@ package final class MemoryStore: Sendable {
         }
     }
 
-    private static func makeRoot(_ state: StoreState) throws(RemfsError) {
+    static func makeRoot(_ state: StoreState) throws(RemfsError) {
         let time = state.now()
         state.root.uid = geteuid()
         state.root.gid = getegid()

@@ -39,9 +39,11 @@ enum Holding {
     }
 
     /// glibc gives each thread a heap of its own that grows page by page, each an mprotect(2): one with every file that is made. The common
-    /// heap grows in steps. See mallopt(3); what the administrator has set stays.
+    /// heap grows in steps, and keeps what a rehearsal has made of it; what comes and goes in pieces of less than 4 MiB is not mapped
+    /// anew each time. See mallopt(3); what the administrator has set stays.
     private static let heap = [
-        "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "\(1 << 20)", "MALLOC_TRIM_THRESHOLD_": "\(8 << 20)",
+        "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "\(1 << 20)", "MALLOC_TRIM_THRESHOLD_": "\(16 << 20)",
+        "MALLOC_MMAP_THRESHOLD_": "\(4 << 20)",
     ]
 
     /// In which those that are started find the settings that were in force: they go on with these where the configuration is broken by then.

@@ -94,7 +94,11 @@ extension FaultTests {
                             try check(kill(process, SIGSTOP))
                             try save("", to: go)
                             // In the kernel it waits for the daemon: it has asked for something, and nothing happens any more.
-                            try wait { (Files.text("/proc/\(client.pid)/stack") ?? "").contains("fuse") }
+                            func state(_ process: Int32, _ file: String) -> String { Files.text("/proc/\(process)/\(file)") ?? "none" }
+                            do { try wait { state(client.pid, "stack").contains("fuse") } } catch {
+                                Issue.record("\(name): \(state(client.pid, "stack"))\(state(client.pid, "status"))\(state(process, "status"))")
+                                throw error
+                            }
                             client.signal(SIGKILL)
                             try check(kill(process, SIGCONT))
                             #expect(try client.wait().status == 128 + SIGKILL, "\(name)")

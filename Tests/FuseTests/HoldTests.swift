@@ -43,7 +43,9 @@ import Testing
         let device = try check(open("/dev/null", O_RDWR | O_CLOEXEC))
         #expect(memory.write(Array("state".utf8)) == 0)
         let sent = FuseHold(name: "mnt_01 of a name", device: device, memory: memory.descriptor)
-        for message in [FuseHoldSocket.Message.keep(sent), .drop("mnt_01"), .ready, .handOver, .end] { #expect(one.send(message) == 0) }
+        for message in [FuseHoldSocket.Message.keep(sent), .closeEvents(device), .drop("mnt_01"), .ready, .handOver, .end] {
+            #expect(one.send(message) == 0)
+        }
         sent.close()
         guard case .keep(let hold) = other.receive() else {
             Issue.record("nothing to keep")
@@ -53,6 +55,11 @@ import Testing
         #expect(hold.name == sent.name)
         #expect(FuseHoldMemory(hold.memory).read() == Array("state".utf8))
         #expect(fcntl(hold.device, F_GETFD) == FD_CLOEXEC)
+        guard case .closeEvents(let group) = other.receive() else {
+            Issue.record("no close events")
+            return
+        }
+        close(group)
         #expect([other.receive(), other.receive(), other.receive(), other.receive()] == [.drop("mnt_01"), .ready, .handOver, .end])
         one.close()
         #expect(other.receive() == nil)

@@ -52,6 +52,9 @@ int cfuse_catch_signals(const int *_Nonnull signals, int count);
 /// A descriptor that becomes readable when a process has ended. Returns it, or -errno.
 int cfuse_watch_process(pid_t process);
 
+/// How a child has ended, as wait(2) would say it, and it remains to be waited for. -1: it has not, or is no child.
+int cfuse_peek_exit(pid_t process);
+
 /// A spawned program has no descriptor from `first` on. 0 or an errno. (Hidden from Swift.)
 int cfuse_close_from(posix_spawn_file_actions_t *_Nonnull actions, int first);
 
