@@ -96,7 +96,8 @@ extension FaultTests {
                             // In the kernel it waits for the daemon: it has asked for something, and nothing happens any more.
                             func state(_ process: Int32, _ file: String) -> String { Files.text("/proc/\(process)/\(file)") ?? "none" }
                             do { try wait { state(client.pid, "stack").contains("fuse") } } catch {
-                                Issue.record("\(name): \(state(client.pid, "stack"))\(state(client.pid, "status"))\(state(process, "status"))")
+                                Issue.record("\(name): \(state(client.pid, "stack"))\(state(client.pid, "status"))")
+                                Issue.record("the daemon: \(state(process, "status"))")
                                 throw error
                             }
                             client.signal(SIGKILL)
