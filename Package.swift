@@ -92,7 +92,7 @@ let package = Package(
             ],
             swiftSettings: tests),
         .testTarget(name: "MountTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads"], swiftSettings: tests),
-        .testTarget(name: "DaemonTests", dependencies: ["Filesystem", "Storage", "TestSupport", "Threads", "benchmarks", "remfs"], swiftSettings: tests),
+        .testTarget(name: "DaemonTests", dependencies: ["Filesystem", "Fuse", "Storage", "TestSupport", "Threads", "benchmarks", "remfs"], swiftSettings: tests),
         .testTarget(name: "FaultTests", dependencies: ["TestSupport", "Threads", "remfs"], swiftSettings: tests),
         .testTarget(name: "StyleTests", swiftSettings: tests),
         // Parsers fed with whatever: the bodies are a target of their own, since libFuzzer links them too (`Operations.md`).

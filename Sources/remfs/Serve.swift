@@ -16,7 +16,7 @@ struct Serve: AsyncParsableCommand {
         abstract: "Run the daemon in the foreground",
         discussion: """
             Ready when the socket answers GET /v1/status. SIGTERM and SIGINT stop it: the socket closes, mounts are drained and \
-            unmounted, stores closed. Each option may also stand in the configuration file (state_dir, ...) or in the environment \
+            unmounted, stores closed. SIGHUP has the installed program go on, with all mounts. Each option may also stand in the configuration file (state_dir, ...) or in the environment \
             (REMFS_STATE_DIR, ...).
             """)
 

@@ -1,4 +1,5 @@
 import Foundation
+import Fuse
 import Glibc
 import TestSupport
 import Testing
@@ -167,6 +168,47 @@ extension ServeTests {
                 #expect(try daemon.stop().status == 0)
                 for child in children { #expect(Glibc.kill(child, 0) == -1, "nobody is left behind") }
             }
+        }
+
+        /// What the holder keeps for a successor may come from another remfs: that mount ends, with a reason, and no other.
+        @Test(arguments: ["newer", "nonsense"]) func whatWasLeftMayNotBeUnderstood(_ kind: String) throws {
+            try Self.mounted { daemon, directory in
+                let other = "\(daemon.directory)/other"
+                try check(mkdir(other, 0o755))
+                try daemon.output("mount", "notes", other)
+                try Data("kept".utf8).write(to: URL(fileURLWithPath: directory + "/a"))
+                let memory = try Self.memory(of: directory, keptBy: #require(daemon.running).pid)
+                defer { close(memory.descriptor) }
+                var left = try #require(JSONSerialization.jsonObject(with: Data(memory.read() ?? [])) as? [String: Any])
+                left["format"] = 99
+                #expect(memory.write(kind == "newer" ? Array(try JSONSerialization.data(withJSONObject: left)) : [1, 2, 3]) == 0)
+                try Self.kill(daemon)
+                #expect(try String(contentsOfFile: other + "/a", encoding: .utf8) == "kept")
+                // What nobody goes on with is cleared away.
+                #expect(access(directory + "/a", F_OK) == -1 && errno == ENOENT)
+                let errors = try #require(daemon.running).errors
+                #expect(errors.contains(kind == "newer" ? "format 99" : "not understood"), "\(errors)")
+                try daemon.output("mount", "notes", directory)
+                #expect(try String(contentsOfFile: directory + "/a", encoding: .utf8) == "kept")
+                try Self.kill(daemon)
+                #expect(try String(contentsOfFile: directory + "/a", encoding: .utf8) == "kept")
+            }
+        }
+
+        /// What a holder keeps for a successor of the mount at `directory`.
+        private static func memory(of directory: String, keptBy holder: Int32) throws -> FuseHoldMemory {
+            for number in try FileManager.default.contentsOfDirectory(atPath: "/proc/\(holder)/fd") {
+                let path = "/proc/\(holder)/fd/\(number)"
+                // One may be closed meanwhile.
+                guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: path), target.contains("remfs-mount") else {
+                    continue
+                }
+                let memory = FuseHoldMemory(try check(open(path, O_RDWR | O_CLOEXEC)))
+                let left = try JSONSerialization.jsonObject(with: Data(memory.read() ?? [])) as? [String: Any]
+                if left?["directory"] as? String == directory { return memory }
+                close(memory.descriptor)
+            }
+            return try #require(nil, "the holder keeps nothing of \(directory)")
         }
 
         @Test func theHolderMayDie() throws {
