@@ -331,22 +331,9 @@ extension StoreState {
             newHead = MemoryHead(
                 memory: head.memory, version: number, created: head.created, updated: began, size: size, digest: digest, content: stored)
             if let vacancy {
-                let row = statements.moveInode
-                row.bind(inode.number, at: 1)
-                row.bind(directories.last?.number ?? vacancy.directory.number, at: 2)
-                row.bind(text: vacancy.name, at: 3)
-                row.bind(cookie, at: 4)
-                row.bind(time, at: 5)
-                row.bind(inode.storedFlags.rawValue, at: 6)
-                row.bind(nil as String?, at: 7)
-                row.bind(head.memory, at: 8)
-                row.bind(number, at: 9)
-                row.bind(head.created, at: 10)
-                row.bind(began, at: 11)
-                // No request of a mount's made it: what the statement was bound to last is somebody else's.
-                row.bind(nil as Int64?, at: 12)
-                row.bind(nil as Int64?, at: 13)
-                try row.run()
+                try move(
+                    inode, to: directories.last?.number ?? vacancy.directory.number, named: vacancy.name, cookie: cookie, at: time,
+                    head: newHead)
             }
             let outcome = SealOutcome(
                 plan: SealPlan(inode: inode, steps: [], movedBy: nil), content: stored, size: size, digest: digest, head: newHead,

@@ -128,6 +128,28 @@ extension StoreState {
         return inode
     }
 
+    /// Writes the place that a version of a memory gives it, in its transaction.
+    func move(
+        _ inode: Inode, to parent: InodeNumber, named name: [UInt8], cookie: Int64, at time: Int64, head: MemoryHead
+    ) throws(SQLiteError) {
+        let row = statements.moveInode
+        row.bind(inode.number, at: 1)
+        row.bind(parent, at: 2)
+        row.bind(text: name, at: 3)
+        row.bind(cookie, at: 4)
+        row.bind(time, at: 5)
+        row.bind(inode.storedFlags.rawValue, at: 6)
+        row.bind(nil as String?, at: 7)
+        row.bind(head.memory, at: 8)
+        row.bind(head.version, at: 9)
+        row.bind(head.created, at: 10)
+        row.bind(head.updated, at: 11)
+        // No request of a mount's made it: what the statement was bound to last is somebody else's.
+        row.bind(nil as Int64?, at: 12)
+        row.bind(nil as Int64?, at: 13)
+        try row.run()
+    }
+
     /// Gives a memory another content, another place, or both, as one `modified` version. It has no unsealed save, and where it gets another
     /// place it was lifted from its old one (`lift`).
     func revise(
@@ -163,21 +185,7 @@ extension StoreState {
             inode.ownsContent = false
             try insert(version)
             if parent != nil {
-                let row = statements.moveInode
-                row.bind(inode.number, at: 1)
-                row.bind(inode.parent, at: 2)
-                row.bind(text: inode.name, at: 3)
-                row.bind(cookie, at: 4)
-                row.bind(time, at: 5)
-                row.bind(inode.storedFlags.rawValue, at: 6)
-                row.bind(nil as String?, at: 7)
-                row.bind(head.memory, at: 8)
-                row.bind(number, at: 9)
-                row.bind(head.created, at: 10)
-                row.bind(began, at: 11)
-                row.bind(nil as Int64?, at: 12)
-                row.bind(nil as Int64?, at: 13)
-                try row.run()
+                try move(inode, to: inode.parent, named: inode.name, cookie: cookie, at: time, head: newHead)
             }
             let outcome = SealOutcome(
                 plan: SealPlan(inode: inode, steps: [], movedBy: nil), content: content.content, size: content.size,
