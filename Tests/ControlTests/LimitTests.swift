@@ -52,7 +52,8 @@ import Testing
 
     /// A long body that comes steadily, if not fast, is not cut off, however long the whole of it takes.
     @Test func whoSendsSteadilyMayTakeLong() async throws {
-        try await ServedControl.with(limits: Self.quick) { control in
+        let slowdown = Sanitizer.slowdown
+        try await ServedControl.with(limits: ConnectionLimits(idleTimeout: .milliseconds(400 * slowdown))) { control in
             let store = try control.makeStore("a")
             let body = #"{"path": "/a", "content": "\#(String(repeating: "x", count: 100_000))"}"# + String(repeating: " ", count: 2 << 20)
             let connection = try UnixSocket.connect(control.socket)
@@ -61,14 +62,14 @@ import Testing
                 connection,
                 "POST /v1/memory_stores/\(store)/memories HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: \(body.utf8.count)\r\n\r\n"
             )
-            var rest = body[...]
+            var rest = Array(body.utf8)[...]
             let start = ContinuousClock.now
             while !rest.isEmpty {
-                try UnixSocket.write(connection, String(rest.prefix(100_000)))
+                try UnixSocket.write(connection, String(decoding: rest.prefix(100_000), as: UTF8.self))
                 rest = rest.dropFirst(100_000)
-                usleep(60_000)
+                usleep(60_000 * UInt32(slowdown))
             }
-            try #require(ContinuousClock.now - start > .milliseconds(800))
+            try #require(ContinuousClock.now - start > .milliseconds(800 * slowdown))
             #expect(try DaemonProcess.parse(try UnixSocket.readToEnd(connection)).status == 200)
         }
     }
