@@ -90,6 +90,8 @@ extension FuseConnection {
             }
             survived(connection, unique)
         }
+        // Before the slots: what was read and has to wait gets a place in the list, and that is this process's.
+        let waiting = inbox.waiting()
         for slot in inbox.slots {
             guard let left = unsafe slot.left(), let connection = unsafe connections[left.connection] else {
                 slot.clear()
@@ -103,7 +105,7 @@ extension FuseConnection {
             }
             slot.clear()
         }
-        for left in inbox.waiting() {
+        for left in waiting {
             if let connection = connections[left.connection] {
                 let receiver = FuseReceiver(worker: nil, inbox: inbox)
                 receiver.fill(left.request)

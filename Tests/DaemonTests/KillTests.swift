@@ -131,6 +131,44 @@ extension ServeTests {
             }
         }
 
+        /// A request for a lock that was read and not yet noted is noted by a successor, once; and whoever waits later keeps a place of its own.
+        @Test(arguments: [[:], noResend]) func whoWaitsForALockKeepsHisPlace(_ environment: [String: String]) throws {
+            try Self.mounted(mounts: 2, options: ["--coherence", "strict"], environment: environment) { daemon, mounts, faults in
+                func start(_ file: String, _ mount: String) throws -> Program {
+                    try Program.start(["flock", "\(mount)/\(file)", "echo", "has it"], in: "/", scratch: daemon.directory)
+                }
+                // Not `wait`: a caller whose request is lost cannot even be killed while the daemon lives.
+                func getsIt(_ program: Program) throws {
+                    let deadline = ContinuousClock.now + .seconds(20)
+                    while program.isRunning {
+                        try #require(ContinuousClock.now < deadline, "it waits for ever")
+                        usleep(5_000)
+                    }
+                    #expect(try program.success() == "has it\n")
+                }
+                let held = try ["a", "b"].map { file in
+                    let descriptor = try check(open("\(mounts[0])/\(file)", O_RDWR | O_CREAT | O_CLOEXEC, 0o644))
+                    try check(flock(descriptor, LOCK_EX))
+                    return descriptor
+                }
+                // SETLKW
+                faults.kill(at: .request(opcode: 33))
+                let first = try start("a", mounts[1])
+                #expect(daemon.notification() == "READY=1")
+                // It waits, and the second waits elsewhere.
+                let second = try start("b", mounts[1])
+                usleep(300_000)
+                close(held[0])
+                try getsIt(first)
+                let process = try daemon.servingProcess()
+                try check(Glibc.kill(process, SIGKILL))
+                #expect(daemon.notification() == "READY=1")
+                #expect(second.isRunning)
+                close(held[1])
+                try getsIt(second)
+            }
+        }
+
         /// What a kernel has cached is dropped also where the daemon died before it could say so.
         @Test(arguments: [Kill.afterCommit, .afterReply]) func othersHearOfChangesAcrossAKill(_ kill: Kill) throws {
             try Self.mounted(mounts: 2) { daemon, mounts, faults in
