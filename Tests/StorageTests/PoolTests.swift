@@ -326,8 +326,8 @@ import Threads
             let store = try pool.retain(row.id)
             try pool.deleteStore(row.id)
             pool.release(row.id)
-            #expect(RemfsError.code { _ = try store.attributes(of: 1) } == .stale)
-            #expect(RemfsError.code { _ = try store.commit(.create(path: MemoryPath("/x"), content: []), by: Author(.local)) } == .stale)
+            #expect(RemfsError.code { _ = try store.attributes(of: 1) } == .gone)
+            #expect(RemfsError.code { _ = try store.commit(.create(path: MemoryPath("/x"), content: []), by: Author(.local)) } == .gone)
         }
     }
 
