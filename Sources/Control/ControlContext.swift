@@ -76,6 +76,7 @@ package struct ControlContext: RequestContext {
     var versionID: VersionID { get throws(RemfsError) { try id("version", of: "memory version") } }
     var sessionID: SessionID { get throws(RemfsError) { try id("session", of: "session") } }
     var threadID: ThreadID { get throws(RemfsError) { try id("thread", of: "session thread") } }
+    var eventID: EventID { get throws(RemfsError) { try id("event", of: "event") } }
     var mountID: MountID { get throws(RemfsError) { try id("mount", of: "mount") } }
     var keyID: APIKeyID { get throws(RemfsError) { try id("key", of: "key") } }
 }

@@ -160,7 +160,8 @@ extension ServeTests {
 
             let session = id(try stage.run("session", "create", "--store", "notes:ro", "--title", "t", "--metadata", "a=b"))
             let event = #"{"events": [{"type": "user.message", "content": [{"type": "text", "text": "hello there"}]}]}"#
-            #expect(try stage.daemon.http("POST", "/v1/sessions/\(session)/events", event).status == 200)
+            let sent = try stage.daemon.http("POST", "/v1/sessions/\(session)/events", event)
+            let message = try #require(try sent.data().first?["id"] as? String)
             for json in [["--json"], []] {
                 for arguments in [
                     ["session", "list"], ["session", "list", "--store", "notes"], ["session", "show", session],
@@ -171,6 +172,8 @@ extension ServeTests {
                     stage.note(arguments.map { $0 == session ? "SESSION" : $0 } + json, "\(result.output)\(result.errors)")
                 }
             }
+            try stage.run("session", "redact", session, message, "--json")
+            try stage.run("session", "redact", session, message)
             try stage.run("session", "archive", session, "--json")
             try stage.run("session", "delete", session, "--json")
             try stage.run("session", "show", session, ends: 66)
@@ -232,8 +235,8 @@ extension ServeTests {
 
         /// Enough for each to be sent to a daemon.
         private static let arguments: [String: [String]] = {
-            let version = "memver_01" + String(repeating: "0", count: 30)
-            let session = "sesn_01" + String(repeating: "0", count: 24)
+            let version = "memver_01" + String(repeating: "1", count: 22)
+            let session = "sesn_01" + String(repeating: "1", count: 22)
             return [
                 "store create": ["x"], "store show": ["x"], "store set": ["x", "--name", "y"], "store archive": ["x"],
                 "store delete": ["x"],
@@ -244,8 +247,9 @@ extension ServeTests {
                 "diff": ["x", "/a"], "restore": ["x", version], "merge": ["x", "/a"], "redact": ["x", version], "pin": ["x", version],
                 "unpin": ["x", version], "mount": ["x", "/tmp"], "unmount": ["/tmp"], "session show": [session],
                 "session archive": [session],
-                "session delete": [session], "session events": [session], "key create": ["x", "--read"],
-                "key revoke": ["apikey_01" + String(repeating: "0", count: 24)],
+                "session delete": [session], "session events": [session],
+                "session redact": [session, "sevt_01" + String(repeating: "1", count: 22)], "key create": ["x", "--read"],
+                "key revoke": ["apikey_01" + String(repeating: "1", count: 22)],
             ]
         }()
 
