@@ -4,7 +4,7 @@ package import Storage
 ///
 /// `null` reads as "not given", as the contract has it in create and update bodies.
 package struct Body: Sendable {
-    private let fields: [String: JSONValue]
+    private let fields: [ExactString: JSONValue]
     /// What stands before a field's name in messages: empty, or the field that holds this object, and a dot.
     private let prefix: String
 
@@ -17,7 +17,7 @@ package struct Body: Sendable {
         self.prefix = ""
     }
 
-    private init(fields: [String: JSONValue], prefix: String) {
+    private init(fields: [ExactString: JSONValue], prefix: String) {
         self.fields = fields
         self.prefix = prefix
     }
@@ -26,13 +26,13 @@ package struct Body: Sendable {
     package func allow(_ known: String...) throws(RemfsError) { try allow(Set(known)) }
 
     package func allow(_ known: Set<String>) throws(RemfsError) {
-        if let unknown = fields.keys.filter({ !known.contains($0) }).min() {
-            throw RemfsError(.invalidArgument, "\(prefix)\(Body.quoted(unknown)) is not a known field")
+        if let unknown = fields.keys.filter({ !known.contains($0.text) }).min() {
+            throw RemfsError(.invalidArgument, "\(prefix)\(Body.quoted(unknown.text)) is not a known field")
         }
     }
 
     package func string(_ key: String) throws(RemfsError) -> String? {
-        switch fields[key] ?? .null {
+        switch value(key) {
         case .null: return nil
         case .string(let value): return value
         default: throw wrong(key, "a string")
@@ -45,7 +45,7 @@ package struct Body: Sendable {
     }
 
     package func boolean(_ key: String) throws(RemfsError) -> Bool? {
-        switch fields[key] ?? .null {
+        switch value(key) {
         case .null: return nil
         case .boolean(let value): return value
         default: throw wrong(key, "true or false")
@@ -53,7 +53,7 @@ package struct Body: Sendable {
     }
 
     package func integer(_ key: String, in range: ClosedRange<Int64>) throws(RemfsError) -> Int64? {
-        switch fields[key] ?? .null {
+        switch value(key) {
         case .null: return nil
         case .integer(let value) where range.contains(value): return value
         default: throw wrong(key, "an integer from \(range.lowerBound) to \(range.upperBound)")
@@ -70,7 +70,7 @@ package struct Body: Sendable {
     }
 
     package func strings(_ key: String) throws(RemfsError) -> [String]? {
-        switch fields[key] ?? .null {
+        switch value(key) {
         case .null: return nil
         case .array(let values):
             var strings: [String] = []
@@ -84,7 +84,7 @@ package struct Body: Sendable {
     }
 
     package func object(_ key: String) throws(RemfsError) -> Body? {
-        switch fields[key] ?? .null {
+        switch value(key) {
         case .null: return nil
         case .object(let fields): return Body(fields: fields, prefix: "\(prefix)\(key).")
         default: throw wrong(key, "an object")
@@ -92,13 +92,13 @@ package struct Body: Sendable {
     }
 
     /// Whether the key is there with a value other than `null`.
-    package func has(_ key: String) -> Bool { (fields[key] ?? .null) != .null }
+    package func has(_ key: String) -> Bool { value(key) != .null }
 
-    package func value(_ key: String) -> JSONValue { fields[key] ?? .null }
+    package func value(_ key: String) -> JSONValue { fields[ExactString(key)] ?? .null }
 
     /// An array of objects.
     package func objects(_ key: String) throws(RemfsError) -> [Body]? {
-        switch fields[key] ?? .null {
+        switch value(key) {
         case .null: return nil
         case .array(let values):
             var objects: [Body] = []
@@ -112,20 +112,20 @@ package struct Body: Sendable {
     }
 
     /// The object as JSON, without these keys.
-    package func json(without keys: Set<String>) -> String { JSONValue.object(fields.filter { !keys.contains($0.key) }).text }
+    package func json(without keys: Set<String>) -> String { JSONValue.object(fields.filter { !keys.contains($0.key.text) }).text }
 
     /// A refusal of what stands under a key.
     package func refusal(_ key: String, _ reason: String) -> RemfsError { RemfsError(.invalidArgument, "\(prefix)\(key) \(reason)") }
 
     /// An object of strings; where `null` may stand for a key to remove, such a key's value is nil.
-    package func metadata(_ key: String, removing: Bool) throws(RemfsError) -> [String: String?]? {
+    package func metadata(_ key: String, removing: Bool) throws(RemfsError) -> [ExactString: String?]? {
         guard let body = try object(key) else { return nil }
-        var patch: [String: String?] = [:]
+        var patch: [ExactString: String?] = [:]
         for (name, value) in body.fields {
             switch value {
             case .string(let text): patch.updateValue(text, forKey: name)
             case .null where removing: patch.updateValue(nil, forKey: name)
-            default: throw wrong("\(key).\(Body.quoted(name))", removing ? "a string or null" : "a string")
+            default: throw wrong("\(key).\(Body.quoted(name.text))", removing ? "a string or null" : "a string")
             }
         }
         return patch

@@ -143,7 +143,7 @@ package struct ControlClient: Sendable {
         if let key { request.headers.add(name: "authorization", value: "Bearer \(key)") }
         if let body {
             request.headers.add(name: "content-type", value: "application/json")
-            request.body = .bytes(ByteBuffer(bytes: try JSONEncoder().encode(body)))
+            request.body = .bytes(ByteBuffer(bytes: try JSONWriter().encode(body)))
         }
         return request
     }

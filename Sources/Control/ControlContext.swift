@@ -76,6 +76,7 @@ package struct ControlContext: RequestContext {
     var versionID: VersionID { get throws(RemfsError) { try id("version", of: "memory version") } }
     var sessionID: SessionID { get throws(RemfsError) { try id("session", of: "session") } }
     var threadID: ThreadID { get throws(RemfsError) { try id("thread", of: "session thread") } }
+    var eventID: EventID { get throws(RemfsError) { try id("event", of: "event") } }
     var mountID: MountID { get throws(RemfsError) { try id("mount", of: "mount") } }
     var keyID: APIKeyID { get throws(RemfsError) { try id("key", of: "key") } }
 }
@@ -126,20 +127,11 @@ extension Request {
         var held = HeldBytes()
         do {
             var all = ByteBuffer()
-            var unwanted = 0
             for try await piece in body {
-                if unwanted > 0 || all.readableBytes + piece.readableBytes > limit {
-                    // Who wants the connection closed may hear nothing before all is sent; others are heard out by the server.
-                    unwanted += piece.readableBytes
-                    guard headers[.connection]?.lowercased() == "close", unwanted <= ConnectionLimits.mostAfterAnswer else {
-                        throw tooLarge
-                    }
-                    continue
-                }
+                guard all.readableBytes + piece.readableBytes <= limit else { throw tooLarge }
                 guard held.add(piece.readableBytes) else { throw HeldBytes.tooMany }
                 all.writeImmutableBuffer(piece)
             }
-            guard unwanted == 0 else { throw tooLarge }
             return all
         } catch let error as RemfsError {
             throw error

@@ -30,7 +30,8 @@ struct ControlListener: Sendable {
         let (responder, logger, names) = (responder, logger, names)
         let connections = Connections(most: limits.most)
         let http = HTTP1Channel(
-            responder: { request, writer, channel in
+            responder: { asked, writer, channel in
+                let request = asked.normalized
                 let door = names.map { Door.network($0) } ?? .socket(connections.peer(of: channel))
                 let context = ControlContext(source: .init(channel: channel, logger: logger), door: door)
                 var response = try await responder.respond(to: request, context: context)

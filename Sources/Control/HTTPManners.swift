@@ -44,6 +44,8 @@ final class HTTPManners: ChannelDuplexHandler {
     private let bodyLimits: BodyLimits
     /// Of the request that is coming in, in bytes, since it was answered.
     private var unwanted = 0
+    /// The newest request is to be the last of its connection: once it is answered, nobody behind us takes what is left of its body.
+    private var isLast = false
 
     init(_ watch: ConnectionWatch, _ bodyLimits: BodyLimits) {
         self.watch = watch
@@ -55,6 +57,8 @@ final class HTTPManners: ChannelDuplexHandler {
         case .head(let head):
             open += 1
             unwanted = 0
+            // As the server behind us decides it.
+            isLast = head.headers["connection"] == ["close"]
             watch.requestBegan()
             // While an earlier one is being answered, leave would stand in the middle of that answer; its client may send without.
             if open == 1, deservesLeave(head) {
@@ -63,9 +67,19 @@ final class HTTPManners: ChannelDuplexHandler {
         case .body(let bytes):
             if open == 0 { unwanted += bytes.readableBytes }
             if unwanted > ConnectionLimits.mostAfterAnswer { return context.close(promise: nil) }
+            if isClosing { return }
         case .end: watch.requestEnded()
         }
         context.fireChannelRead(data)
+    }
+
+    /// The answer is out and so is our end of the connection. Who sends all before it reads is heard out, or the answer would be lost on it.
+    private var isClosing: Bool { isLast && open == 0 }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        context.fireChannelReadComplete()
+        // The server behind us reads no more.
+        if isClosing { context.read() }
     }
 
     /// Not for a body that will be refused for its length.
@@ -74,7 +88,7 @@ final class HTTPManners: ChannelDuplexHandler {
             return false
         }
         let length = head.headers.first(name: "content-length").flatMap { Int($0) }
-        return length ?? 0 <= bodyLimits.limit(for: head.uri)
+        return length ?? 0 <= bodyLimits.limit(for: RequestTarget.normalized(head.uri))
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
@@ -99,6 +113,7 @@ final class HTTPManners: ChannelDuplexHandler {
         case .end:
             open = max(0, open - 1)
             context.write(data, promise: promise)
+            if isClosing { context.read() }
         default:
             context.write(data, promise: promise)
         }

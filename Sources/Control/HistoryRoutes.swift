@@ -156,9 +156,8 @@ extension StoreScope {
     }
 }
 
-/// A comparison whose stores are held open as long as it lives, used by one task at a time.
-private final class HeldComparison: @unchecked Sendable {
-    // @unchecked: one task asks, and waits for each answer before it asks again.
+/// A comparison whose stores are held open as long as it lives.
+private final class HeldComparison: Sendable {
     private let comparison: StoreComparison
     private let stores: StorePool
     private let held: [StoreID]

@@ -109,11 +109,12 @@ struct MemoryRoutes: Sendable {
     /// The bytes as they are, whole or one range of them (RFC 9110, 14).
     func content(_ request: Request, _ context: ControlContext) async throws -> Response {
         let (id, memory) = (try context.storeID, try context.memoryID)
-        let (bytes, hash) = try await stores.perform(id) { (store) throws(RemfsError) in
+        let range = request.headers[.range]
+        let content = try await stores.read(id) { (store) throws(RemfsError) in
             let memory = try store.memory(memory)
-            return (try store.content(of: memory), memory.contentSHA256)
+            return try RawContent(try store.versionContent(of: memory), hash: memory.contentSHA256, range: range, in: store)
         }
-        return Response.raw(bytes, hash: hash, range: request.headers[.range])
+        return content.response(context, stores)
     }
 
     func merge(_ request: Request, _ context: ControlContext) async throws -> Wire.Merge {
@@ -182,44 +183,5 @@ extension Precondition {
             throw RemfsError(.invalidArgument, "\(field) must be 64 lower-case hexadecimal digits")
         }
         self = .contentSHA256(hash)
-    }
-}
-
-extension Response {
-    /// Raw bytes, or the one range of them that a client asked for. What is no range of ours to understand is answered whole.
-    static func raw(_ bytes: [UInt8], hash: String, range: String?) -> Response {
-        var headers: HTTPFields = [.contentType: "application/octet-stream", .acceptRanges: "bytes", .eTag: "\"\(hash)\""]
-        guard let range, let wanted = ByteRange(range, of: bytes.count) else {
-            return Response(status: .ok, headers: headers, body: .init(byteBuffer: ByteBuffer(bytes: bytes)))
-        }
-        switch wanted {
-        case .part(let part):
-            headers[.contentRange] = "bytes \(part.lowerBound)-\(part.upperBound - 1)/\(bytes.count)"
-            return Response(status: .partialContent, headers: headers, body: .init(byteBuffer: ByteBuffer(bytes: bytes[part])))
-        case .beyond:
-            headers[.contentRange] = "bytes */\(bytes.count)"
-            return Response(status: .rangeNotSatisfiable, headers: headers)
-        }
-    }
-}
-
-/// A `Range` header with one range.
-package enum ByteRange: Equatable {
-    case part(Range<Int>)
-    case beyond
-
-    /// Nil for another unit, several ranges, or what is malformed: those are ignored (RFC 9110, 14.2).
-    package init?(_ header: String, of count: Int) {
-        guard header.hasPrefix("bytes=") else { return nil }
-        let ends = header.dropFirst(6).split(separator: "-", omittingEmptySubsequences: false)
-        guard ends.count == 2, ends.allSatisfy({ $0.utf8.allSatisfy { (48...57).contains($0) } }) else { return nil }
-        switch (Int(ends[0]), Int(ends[1])) {
-        case (let first?, let last?):
-            guard first <= last else { return nil }
-            self = first < count ? .part(first..<min(last, count - 1) + 1) : .beyond
-        case (let first?, nil) where ends[1].isEmpty: self = first < count ? .part(first..<count) : .beyond
-        case (nil, let length?) where ends[0].isEmpty: self = length > 0 && count > 0 ? .part(max(0, count - length)..<count) : .beyond
-        default: return nil
-        }
     }
 }

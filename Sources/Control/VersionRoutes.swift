@@ -75,14 +75,15 @@ struct VersionRoutes: Sendable {
 
     func content(_ request: Request, _ context: ControlContext) async throws -> Response {
         let (id, version) = (try context.storeID, try context.versionID)
-        let (bytes, hash) = try await stores.perform(id) { (store) throws(RemfsError) in
+        let range = request.headers[.range]
+        let content = try await stores.read(id) { (store) throws(RemfsError) in
             let version = try store.version(version)
-            guard let bytes = try store.content(of: version) else {
+            guard let content = try store.versionContent(of: version) else {
                 throw RemfsError(.notFound, "memory version \(version.id) has no content")
             }
-            return (bytes, version.contentSHA256 ?? "")
+            return try RawContent(content, hash: version.contentSHA256 ?? "", range: range, in: store)
         }
-        return Response.raw(bytes, hash: hash, range: request.headers[.range])
+        return content.response(context, stores)
     }
 
     func restore(_ request: Request, _ context: ControlContext) async throws -> Wire.Memory {

@@ -9,7 +9,7 @@ extension Wire {
         package var environmentID: String
         package var vaultIDs: [String]
         @Nullable package var title: String?
-        package var metadata: [String: String]
+        package var metadata: Metadata
         package var resources: [Resource]
         package var outcomeEvaluations: [String] = []
         @Nullable package var budget: String?
@@ -181,7 +181,7 @@ extension Wire.Session {
         let duration = Double(latest.microseconds - session.created.microseconds) / 1_000_000
         self.init(
             id: session.id.description, status: session.status.rawValue, agent: Wire.Agent(session.agent, ofThread: false),
-            environmentID: session.environment, vaultIDs: session.vaults, title: session.title, metadata: session.metadata,
+            environmentID: session.environment, vaultIDs: session.vaults, title: session.title, metadata: Wire.Metadata(session.metadata),
             resources: session.attachments.map { Wire.Resource($0) }, budget: nil, deploymentID: nil,
             stats: Statistics(activeSeconds: 0, durationSeconds: duration), createdAt: session.created.rfc3339,
             updatedAt: session.updated.rfc3339, archivedAt: session.archived?.rfc3339, remfs: session.trust.map { Options(trust: $0) })

@@ -70,7 +70,7 @@ package enum Wire {
         package var type = "memory_store"
         package var name: String
         package var description: String
-        package var metadata: [String: String]
+        package var metadata: Metadata
         package var createdAt: String
         package var updatedAt: String
         @Nullable package var archivedAt: String?
@@ -197,14 +197,20 @@ package enum Wire {
             }
         }
 
+        private var kind: (type: String, key: CodingKeys) {
+            switch actor {
+            case .session: ("session_actor", .session)
+            case .api: ("api_actor", .apiKey)
+            case .user: ("user_actor", .user)
+            case .serviceAccount: ("service_account_actor", .serviceAccount)
+            }
+        }
+
+        /// As it is encoded.
+        var json: JSONValue { .object(["type": .string(kind.type), ExactString(kind.key.rawValue): .string(actor.id)]) }
+
         package func encode(to encoder: any Encoder) throws {
-            let (type, key): (String, CodingKeys) =
-                switch actor {
-                case .session: ("session_actor", .session)
-                case .api: ("api_actor", .apiKey)
-                case .user: ("user_actor", .user)
-                case .serviceAccount: ("service_account_actor", .serviceAccount)
-                }
+            let (type, key) = kind
             var container = encoder.container(keyedBy: CodingKeys.self)
             try container.encode(type, forKey: .type)
             try container.encode(actor.id, forKey: key)
@@ -342,7 +348,7 @@ extension Wire {
 extension Wire.Store {
     package init(_ store: Store) {
         self.init(
-            id: store.id.description, name: store.name, description: store.description, metadata: store.metadata,
+            id: store.id.description, name: store.name, description: store.description, metadata: Wire.Metadata(store.metadata),
             createdAt: store.created.rfc3339, updatedAt: store.updated.rfc3339, archivedAt: store.archived?.rfc3339)
     }
 }

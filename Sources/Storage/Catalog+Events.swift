@@ -63,7 +63,7 @@ extension Catalog {
                 """)
         }
         defer { insert.reset() }
-        var names: [String: (id: EventID, type: String)] = [:]
+        var names: [ExactString: (id: EventID, type: String)] = [:]
         var events: [SessionEvent] = []
         for (number, draft) in drafts.enumerated() {
             let id = EventID.random()
@@ -83,7 +83,7 @@ extension Catalog {
                 while try insert.step() { sequence = insert.integer(0) }
                 return sequence
             }
-            if let name = draft.name { names[name] = (id, draft.type) }
+            if let name = draft.name { names[ExactString(name)] = (id, draft.type) }
             events.append(SessionEvent(id: id, sequence: sequence, type: draft.type, processed: time, body: body))
         }
         return events
@@ -102,13 +102,13 @@ extension Catalog {
 
     /// The body with its reference: the ID of a tool use of this session, or of this request where it is called so.
     private static func resolve(
-        _ draft: SessionEvent.Draft, _ label: String, _ names: [String: (id: EventID, type: String)], _ session: Int64,
+        _ draft: SessionEvent.Draft, _ label: String, _ names: [ExactString: (id: EventID, type: String)], _ session: Int64,
         _ connection: Connection
     ) throws(RemfsError) -> String {
         guard let reference = draft.reference else { return draft.body }
         let type: String?
         var event = reference.event
-        if let named = names[reference.event] {
+        if let named = names[ExactString(reference.event)] {
             event = named.id.description
             type = named.type
         } else {

@@ -63,7 +63,7 @@ extension Catalog {
         let body = try Self.json(
             SessionBody(
                 system: agent.system, model: agent.model, environment: request.environment, vaults: request.vaults, trust: request.trust))
-        let metadata = try Self.json(request.metadata)
+        let metadata = Self.text(of: request.metadata)
         let threadBody = try Self.json(ThreadBody(agent: agent))
         return try transaction { (connection) throws(RemfsError) in
             let time = now().microseconds
@@ -131,7 +131,7 @@ extension Catalog {
     }
 
     /// nil stays; `metadata` is a patch in which nil removes a key. At most 16 keys may be left.
-    package func updateSession(_ id: SessionID, title: String?, metadata: [String: String?]?) throws(RemfsError) -> Session {
+    package func updateSession(_ id: SessionID, title: String?, metadata: [ExactString: String?]?) throws(RemfsError) -> Session {
         if let title { try SessionRequest.check(title: title) }
         try StoreLimits.check(name: nil, description: nil, metadata: metadata ?? [:])
         return try transaction { (connection) throws(RemfsError) in
@@ -146,7 +146,7 @@ extension Catalog {
                 merged.count == session.metadata.count
                 && merged.allSatisfy { session.metadata[$0.key]?.utf8.elementsEqual($0.value.utf8) == true }
             if keepsTitle, keepsMetadata { return session }
-            let text = try Self.json(merged)
+            let text = Self.text(of: merged)
             let time = now().microseconds
             try Self.sql { () throws(SQLiteError) in
                 let row = try connection.prepare("UPDATE session SET title = ?2, metadata = ?3, updated = ?4 WHERE sequence = ?1")
@@ -310,7 +310,7 @@ extension Catalog {
             let body: SessionBody = try decoded(row.body)
             sessions.append(
                 Session(
-                    id: id, sequence: row.sequence, status: status, title: row.title, metadata: try decoded(row.metadata),
+                    id: id, sequence: row.sequence, status: status, title: row.title, metadata: try metadata(row.metadata),
                     agent: Session.Agent(id: row.agent, version: row.agentVersion, system: body.system, model: body.model),
                     environment: body.environment, vaults: body.vaults, trust: body.trust,
                     attachments: try attachments(of: row.sequence, connection), created: Timestamp(microseconds: row.created),

@@ -10,7 +10,7 @@ package struct Store: Sendable {
     package let sequence: Int64
     package let name: String
     package let description: String
-    package let metadata: [String: String]
+    package let metadata: Metadata
     package let policy: Policy
     package let created: Timestamp
     package let updated: Timestamp
@@ -40,7 +40,9 @@ package final class Catalog: Sendable {
     private let lastTime: Mutex<Int64>
     /// Told of what happens in sessions, in the order of the commits (`Catalog+Sessions`).
     let sessionObserver = Mutex<(@Sendable (SessionChange) -> Void)?>(nil)
-    private let path: String
+    let path: String
+    /// Held while the copy is made, and while a redaction cleans up. Taken before the connection's.
+    let copying = Mutex<Void>(())
     /// `Connection.totalChanges` when the copy was made; nil: by an earlier process, or never.
     private let copied = Mutex<Int?>(nil)
     static let label = "the catalog"
@@ -135,9 +137,9 @@ package final class Catalog: Sendable {
 
     /// The row alone; `StorePool.createStore` makes the file first.
     func createStore(
-        _ id: StoreID, name: String, description: String, metadata: [String: String], policy: Policy = Policy()
+        _ id: StoreID, name: String, description: String, metadata: Metadata, policy: Policy = Policy()
     ) throws(RemfsError) -> Store {
-        let metadata = try Self.json(metadata)
+        let metadata = Self.text(of: metadata)
         let policy = try Self.json(policy)
         let time = now().microseconds
         try with { (connection) throws(SQLiteError) in
@@ -220,7 +222,7 @@ package final class Catalog: Sendable {
 
     /// nil stays; `metadata` is a patch in which nil removes a key. At most 16 keys may be left (`api.md` 2).
     package func updateStore(
-        _ id: StoreID, name: String?, description: String?, metadata: [String: String?]?
+        _ id: StoreID, name: String?, description: String?, metadata: [ExactString: String?]?
     ) throws(RemfsError) -> Store {
         try StoreLimits.check(name: name, description: description, metadata: metadata ?? [:])
         let store = try store(id)
@@ -229,12 +231,12 @@ package final class Catalog: Sendable {
         for (key, value) in metadata ?? [:] { merged[key] = value }
         try StoreLimits.check(pairsOf: merged)
         let (name, description) = (name ?? store.name, description ?? store.description)
-        // Where nothing changes `updated_at` stays. (Strings are held equal that differ in bytes.)
+        // Where nothing changes `updated_at` stays. (Swift's strings are equal where Unicode says so.)
         let keepsMetadata =
             merged.count == store.metadata.count
             && merged.allSatisfy { store.metadata[$0.key]?.utf8.elementsEqual($0.value.utf8) == true }
         if keepsMetadata, name.utf8.elementsEqual(store.name.utf8), description.utf8.elementsEqual(store.description.utf8) { return store }
-        let text = try Self.json(merged)
+        let text = Self.text(of: merged)
         try set(id, "name = ?2, description = ?3, metadata = ?4") {
             $0.bind(name, at: 2)
             $0.bind(description, at: 3)
@@ -298,7 +300,7 @@ package final class Catalog: Sendable {
             guard let id = StoreID(row.0) else { throw RemfsError(.corrupted, "the catalog names a store by \(row.0)") }
             stores.append(
                 Store(
-                    id: id, sequence: row.1, name: row.2, description: row.3, metadata: try Self.decoded(row.4),
+                    id: id, sequence: row.1, name: row.2, description: row.3, metadata: try Self.metadata(row.4),
                     policy: try Self.decoded(row.5),
                     created: Timestamp(microseconds: row.6), updated: Timestamp(microseconds: row.7),
                     archived: row.8.map { Timestamp(microseconds: $0) }))
@@ -355,7 +357,7 @@ package final class Catalog: Sendable {
         }
         return rows.map { sequence, id, name, metadata, policy in
             do throws(RemfsError) {
-                let _: [String: String] = try Self.decoded(metadata)
+                _ = try Self.metadata(metadata)
                 let _: Policy = try Self.decoded(policy)
             } catch {
                 return RawRow(sequence: sequence, id: id, name: name, isReadable: false)
@@ -412,8 +414,21 @@ package final class Catalog: Sendable {
     /// - Parameter isStopping: then a catalog that has grown large, with transcripts, keeps the copy that it has: nobody is to wait so long.
     func copyIfChanged(isStopping: Bool = false) throws(RemfsError) -> Bool {
         if isStopping, hasCopied, StorePool.allocatedBytes(of: path) > Self.mostWhenStopping { return false }
+        return try copying.withLock { _ throws(RemfsError) in
+            // What a kill left of one, or a full disk.
+            if !isStopping { try finishRedactions(patience: 0) }
+            let changes = connection.withLock { $0.totalChanges }
+            guard copied.withLock({ $0 != changes }) else { return false }
+            try makeCopy()
+            return true
+        }
+    }
+
+    var directory: String { String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]) }
+
+    /// With the lock `copying` held.
+    func makeCopy() throws(RemfsError) {
         let changes = connection.withLock { $0.totalChanges }
-        guard copied.withLock({ $0 != changes }) else { return false }
         let copy = Self.copy(of: path)
         let new = copy + ".new"
         guard unsafe unlink(new) == 0 || errno == ENOENT else { throw RemfsError.ofSystem("cannot write \(new)") }
@@ -427,14 +442,13 @@ package final class Catalog: Sendable {
                 try connection.backup(to: new)
             }
             guard unsafe rename(new, copy) == 0 else { throw RemfsError.ofSystem("cannot write \(copy)") }
-            try StorePool.synchronizeDirectory(String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]))
+            try StorePool.synchronizeDirectory(directory)
         } catch {
             // Left behind it is overwritten by the next try.
             _ = unsafe unlink(new)
             throw error
         }
         copied.withLock { $0 = changes }
-        return true
     }
 
     func close() throws(RemfsError) {

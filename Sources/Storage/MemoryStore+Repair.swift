@@ -19,7 +19,7 @@ extension MemoryStore {
         // The locks in their order. A save that is being made ready speaks of the tree as it was.
         let newest = try preparing.withLock { _ throws(RemfsError) in
             try state.withLock { (state) throws(RemfsError) -> Int64 in
-                if state.isDeleted { throw RemfsError(.stale, "\(state.label) was deleted") }
+                if state.isDeleted { throw RemfsError(.gone, "\(state.label) was deleted") }
                 try StoreExamination.keep(state.writer, at: kept, label: state.label)
                 // A directory's times are in memory only; they are no reason to give up.
                 try? state.writeDirectoryTimes()

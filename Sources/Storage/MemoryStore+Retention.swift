@@ -157,7 +157,7 @@ extension StoreState {
 
     /// Takes versions out of history. What came to be a head meanwhile, or was pinned, stays.
     func prune(_ numbers: [Int64]) throws(RemfsError) {
-        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        if isDeleted { throw RemfsError(.gone, "\(label) was deleted") }
         // Only where a file has lost its name or changed hands a moment ago does it read from what no head of its own counts.
         let chunks = try query { () throws(SQLiteError) in
             var chunks: Set<Int64> = []

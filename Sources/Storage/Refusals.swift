@@ -18,15 +18,10 @@ final class Refusals: Sendable {
     /// Whether an error is a rule's word, and not a caller's mistake or the disk's.
     private static func isRefusal(_ error: RemfsError) -> Bool {
         switch error.code {
-        case .tooLarge, .quota, .storeFull, .readOnly, .notPermitted: true
-        // The kernel hears the same code of a file that is gone.
-        case .stale: error.message.hasSuffix(staleWrite)
+        case .tooLarge, .quota, .storeFull, .readOnly, .notPermitted, .stale: true
         default: false
         }
     }
-
-    /// How the message ends with which a write is refused that its author's mount has not seen the base of.
-    static let staleWrite = "was changed by another session since this one read it"
 
     func tell(of error: RemfsError, in store: StoreID) {
         guard Self.isRefusal(error) else { return }

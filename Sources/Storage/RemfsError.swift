@@ -38,7 +38,10 @@ package struct RemfsError: Error, Sendable, CustomStringConvertible {
         case isADirectory = "is_a_directory"
         case notEmpty = "not_empty"
         case preconditionFailed = "precondition_failed"
+        /// A write over what its author's mount has not seen, where the mount refuses those.
         case stale
+        /// What the caller got hold of while it was there, and which no name leads to any more.
+        case gone
         case busy
         case readOnly = "read_only"
         case notPermitted = "not_permitted"
@@ -69,6 +72,7 @@ package struct RemfsError: Error, Sendable, CustomStringConvertible {
             case .isADirectory: (EISDIR, 409, "memory_path_conflict_error", 65)
             case .notEmpty: (ENOTEMPTY, 409, "memory_path_conflict_error", 65)
             case .preconditionFailed, .stale: (ESTALE, 409, "memory_precondition_failed_error", 75)
+            case .gone: (ESTALE, 404, "not_found_error", 66)
             case .busy: (EBUSY, 409, "conflict_error", 75)
             case .readOnly: (EROFS, 400, "invalid_request_error", 77)
             case .notPermitted: (EPERM, 403, "permission_error", 77)

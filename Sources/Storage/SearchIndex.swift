@@ -167,7 +167,7 @@ extension MemoryStore {
     /// From now on the store has an index: until the first search nobody pays for one.
     private func makeIndex() throws(RemfsError) {
         try state.withLock { (state) throws(RemfsError) in
-            if state.isDeleted { throw RemfsError(.stale, "\(state.label) was deleted") }
+            if state.isDeleted { throw RemfsError(.gone, "\(state.label) was deleted") }
             guard state.searchedUpTo == nil else { return }
             let hasFTS = try state.query { () throws(SQLiteError) in
                 try state.writer.integer("SELECT count(*) FROM pragma_module_list WHERE name = 'fts5'") ?? 0

@@ -25,7 +25,7 @@ package struct Session: Sendable {
     package let sequence: Int64
     package let status: Status
     package let title: String?
-    package let metadata: [String: String]
+    package let metadata: Metadata
     package let agent: Agent
     package let environment: String
     package let vaults: [String]
@@ -109,7 +109,7 @@ package struct SessionRequest: Sendable {
     package var agent: Session.Agent
     package var environment: String
     package var title: String?
-    package var metadata: [String: String] = [:]
+    package var metadata: Metadata = [:]
     package var vaults: [String] = []
     package var trust: Session.Trust?
     package var resources: [Resource] = []

@@ -2,8 +2,8 @@ import SQLite
 
 /// Two moments of one store, or of two, side by side.
 ///
-/// What is in memory at a time is a page of differences and two contents. Its methods block.
-package final class StoreComparison {
+/// What is in memory at a time is a page of differences and two contents. Its methods block; safe from any thread.
+package final class StoreComparison: Sendable {
     private let old: MemoryStore
     private let new: MemoryStore
     private let from: Moment

@@ -3,7 +3,7 @@ enum StoreLimits {
     private static let pairs = 16
 
     /// nil stays as it is; a metadata value of nil removes its key.
-    static func check(name: String?, description: String?, metadata: [String: String?]) throws(RemfsError) {
+    static func check(name: String?, description: String?, metadata: [ExactString: String?]) throws(RemfsError) {
         if let name {
             guard (1...255).contains(name.unicodeScalars.count) else {
                 throw RemfsError(.invalidArgument, "name must have 1 to 255 characters")
@@ -18,16 +18,16 @@ enum StoreLimits {
         for (key, value) in metadata {
             // A key to remove may be any: it is then not there.
             guard let value else { continue }
-            guard (1...64).contains(key.unicodeScalars.count) else {
+            guard (1...64).contains(key.text.unicodeScalars.count) else {
                 throw RemfsError(.invalidArgument, "metadata has a key that is empty or over 64 characters")
             }
             guard value.unicodeScalars.count <= 512 else {
-                throw RemfsError(.invalidArgument, "metadata.\(key) must have at most 512 characters")
+                throw RemfsError(.invalidArgument, "metadata.\(key.text) must have at most 512 characters")
             }
         }
     }
 
-    static func check(pairsOf metadata: [String: String]) throws(RemfsError) {
+    static func check(pairsOf metadata: Metadata) throws(RemfsError) {
         guard metadata.count <= pairs else {
             throw RemfsError(.invalidArgument, "metadata has \(metadata.count) keys: at most \(pairs)")
         }

@@ -153,7 +153,7 @@ package final class StorePool: Sendable {
 
     // MARK: Stores
 
-    package func createStore(name: String, description: String, metadata: [String: String]) throws(RemfsError) -> Store {
+    package func createStore(name: String, description: String, metadata: Metadata) throws(RemfsError) -> Store {
         try addStore(NewStore(name: name, description: description, metadata: metadata)) { (id) throws(RemfsError) in
             try self.openFile(of: id, name: name, policy: Policy(), isNew: true)
         }
@@ -163,10 +163,10 @@ package final class StorePool: Sendable {
     package struct NewStore: Sendable {
         package var name: String
         package var description: String
-        package var metadata: [String: String]
+        package var metadata: Metadata
         var policy = Policy()
 
-        package init(name: String, description: String = "", metadata: [String: String] = [:]) {
+        package init(name: String, description: String = "", metadata: Metadata = [:]) {
             self.name = name
             self.description = description
             self.metadata = metadata

@@ -76,7 +76,7 @@ extension MemoryStore {
                     _ = try RemfsError.mapping(label) { () throws(SQLiteError) in
                         try reader.connection.integer("SELECT count(*) FROM property")
                     }
-                    if state.isDeleted { throw RemfsError(.stale, "\(state.label) was deleted") }
+                    if state.isDeleted { throw RemfsError(.gone, "\(state.label) was deleted") }
                     return StoreSnapshot.items(of: state)
                 }
             } else {

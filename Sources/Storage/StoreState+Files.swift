@@ -80,7 +80,7 @@ extension StoreState {
         if size == 0, let removal = inode.removal, removal.origin != caller.origin.number,
             Self.monotonic() - removal.time < 1_000_000_000 || caller.origin.isBehind()
         {
-            throw RemfsError(.stale, "\(path(of: inode)) was removed by another session")
+            throw RemfsError(.gone, "\(path(of: inode)) was removed by another session")
         }
         try checkSize(size, of: inode)
         let save = try openSave(of: inode, seen: seen, by: caller)

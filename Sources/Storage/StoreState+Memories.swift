@@ -377,7 +377,7 @@ extension StoreState {
     /// Deletes a memory for the API: its version says so at once.
     func delete(_ inode: Inode, by author: Author) throws(RemfsError) {
         // Archived stores still let memories go.
-        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        if isDeleted { throw RemfsError(.gone, "\(label) was deleted") }
         if policy.access == .readOnly, !isArchived { throw RemfsError(.readOnly, "\(label) is read-only") }
         removeImplicitDirectories(from: try giveUp(inode, by: author))
     }

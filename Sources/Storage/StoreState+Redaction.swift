@@ -41,7 +41,7 @@ extension StoreState {
     ///
     /// - Throws: `notFound`; `invalidArgument` for the head of a live memory.
     func redact(_ number: Int64, by actor: MemoryActor) throws(RemfsError) {
-        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        if isDeleted { throw RemfsError(.gone, "\(label) was deleted") }
         let version = VersionID(store: id, number: number)
         func look() throws(RemfsError) -> VersionFacts {
             let found = try query { () throws(SQLiteError) in try self.facts(ofVersion: number) }
@@ -156,7 +156,7 @@ extension StoreState {
     // MARK: Pins
 
     func pin(_ number: Int64, _ isPinned: Bool) throws(RemfsError) {
-        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        if isDeleted { throw RemfsError(.gone, "\(label) was deleted") }
         let time = now() / 1_000
         var isThere = false
         try commit { () throws(SQLiteError) in

@@ -37,7 +37,7 @@ extension StoreState {
         let known = max(read ?? 0, seen[caller.origin.number]?[head.memory] ?? 0)
         guard known < head.version else { return nil }
         if caller.origin.refusesStaleWrites {
-            throw RemfsError(.stale, "\(path(of: inode)) \(Refusals.staleWrite)")
+            throw RemfsError(.stale, "\(path(of: inode)) was changed by another session since this one read it")
         }
         // Who was never given a byte believed nothing.
         return known == 0 ? nil : known

@@ -209,8 +209,8 @@ final class StoreState {
     // MARK: Finding
 
     func inode(_ number: InodeNumber) throws(RemfsError) -> Inode {
-        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
-        guard let inode = inodes[number] else { throw RemfsError(.stale, "\(label) has no inode \(number)") }
+        if isDeleted { throw RemfsError(.gone, "\(label) was deleted") }
+        guard let inode = inodes[number] else { throw RemfsError(.gone, "\(label) has no inode \(number)") }
         return inode
     }
 
@@ -272,7 +272,7 @@ final class StoreState {
     }
 
     func requireWritable() throws(RemfsError) {
-        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        if isDeleted { throw RemfsError(.gone, "\(label) was deleted") }
         if isArchived { throw RemfsError(.readOnly, "\(label) is archived") }
         if policy.access == .readOnly { throw RemfsError(.readOnly, "\(label) is read-only") }
     }

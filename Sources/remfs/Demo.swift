@@ -92,12 +92,43 @@ struct Demo: AsyncParsableCommand {
         let page = try? JSONDecoder().decode(Wire.Page<Wire.Listing>.self, from: Data(answer.utf8))  // the check below says it is none
         guard case .memory(let memory)? = page?.data.first else { return try stage.check(false, "the API lists the memory") }
         try stage.check(memory.content == people, "the API gives the same content as the mount")
+        try await playAPI(on: stage, id)
 
         try stage.say("And away.")
         try await stage.shell("remfs unmount readers && remfs unmount notes")
         try stage.check(try Stage.mounts(below: stage.directory).isEmpty, "nothing is mounted any more")
         try await stage.stopDaemon()
         try stage.say("All \(stage.checks) claims were checked.")
+    }
+}
+
+extension Demo {
+    /// What there is besides mounts: search, keys, sessions.
+    private func playAPI(on stage: Stage, _ id: String) async throws {
+        try stage.say("Words are found, whatever their case.")
+        let found = try await stage.shell("remfs search team-notes friday").output
+        try stage.check(found.split(separator: "\n").first == "/plans/release.md", "the search finds the memory that has the word now")
+
+        try stage.say("Over TCP nobody comes in without a key, and with one as far as it goes.")
+        let url = "http://\(stage.address)/v1/memory_stores/\(id)"
+        let status = "curl -sS -o /dev/null -w '%{http_code}\\n'"
+        // In a file: the arguments of a command are for all to see.
+        try await stage.shell("echo \"x-api-key: $(remfs key create reader --read --store team-notes)\" > key")
+        let without = try await stage.shell("\(status) \(url)").output
+        try stage.check(without == "401\n", "without a key the answer is 401")
+        let with = try await stage.shell("curl -sS -H @key \(url)").output
+        try stage.check(with.contains("\"name\":\"team-notes\""), "with the key it is the store")
+        let beyond = try await stage.shell("\(status) -X DELETE -H @key \(url)").output
+        try stage.check(beyond == "403\n", "what the key does not allow is 403")
+
+        try stage.say("A session is one agent's run: the stores that it has, and what was said.")
+        let session = try await stage.shell("remfs session create --store team-notes:ro --title 'Release week'").output
+            .trimmingCharacters(in: .whitespacesAndNewlines)
+        let event = #"{"events": [{"type": "user.message", "content": [{"type": "text", "text": "When do we ship?"}]}]}"#
+        try await stage.shell(
+            "curl -sS -o /dev/null --unix-socket \"$REMFS_SOCKET\" http://localhost/v1/sessions/\(session)/events -d '\(event)'")
+        let events = try await stage.shell("remfs session events \(session)").output
+        try stage.check(events.contains("user.message") && events.contains("When do we ship?"), "its transcript has the event")
     }
 }
 
@@ -109,6 +140,8 @@ private final class Stage: Sendable {
     }
 
     let directory: String
+    /// Where the daemon listens, besides its socket.
+    let address: String
     private let environment: [String: String]
     private let state = Mutex(State())
 
@@ -118,6 +151,7 @@ private final class Stage: Sendable {
         var template = Array("\(FileManager.default.temporaryDirectory.path)/remfs-demo-XXXXXX".utf8CString)
         guard unsafe mkdtemp(&template) != nil else { throw RemfsError.ofSystem("a scratch directory cannot be made") }
         directory = String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        address = "127.0.0.1:\(try Self.freePort())"
         // A directory of its own in PATH, so that the commands read as they would be typed.
         do {
             try FileManager.default.createDirectory(atPath: "\(directory)/bin", withIntermediateDirectories: false)
@@ -133,6 +167,24 @@ private final class Stage: Sendable {
         environment["REMFS_CONFIG"] = "/dev/null"
         environment["LC_ALL"] = "C"
         self.environment = environment
+    }
+
+    /// A port that nobody has, for as long as nobody takes it.
+    private static func freePort() throws(RemfsError) -> UInt16 {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw RemfsError.ofSystem("no socket can be made") }
+        defer { close(descriptor) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let code = unsafe withUnsafeMutablePointer(to: &address) {
+            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe bind(descriptor, $0, length) == 0 ? getsockname(descriptor, $0, &length) : -1
+            }
+        }
+        guard code == 0 else { throw RemfsError.ofSystem("no port of this machine can be had") }
+        return UInt16(bigEndian: address.sin_port)
     }
 
     func say(_ text: String) throws(RemfsError) { try Output.line("\n# \(text)") }
@@ -200,14 +252,14 @@ private final class Stage: Sendable {
 
     /// Starts the daemon and returns when it says that it is ready.
     func startDaemon() async throws {
-        try Output.line("$ remfs serve &")
+        try Output.line("$ remfs serve --listen \(address) &")
         let listener = try NotificationListener("\(directory)/notify")
         var settings = environment
         settings["REMFS_STATE_DIR"] = "\(directory)/state"
         settings["REMFS_RUNTIME_DIR"] = "\(directory)/run"
         settings["REMFS_LOG_LEVEL"] = "warning"
         settings["NOTIFY_SOCKET"] = listener.path
-        let daemon = process("\(directory)/bin/remfs", ["serve"])
+        let daemon = process("\(directory)/bin/remfs", ["serve", "--listen", address])
         daemon.environment = settings
         daemon.standardInput = FileHandle.nullDevice
         daemon.terminationHandler = { _ in ServiceManager.notify("EXITED=1", environment: ["NOTIFY_SOCKET": listener.path]) }

@@ -174,7 +174,7 @@ private struct OfflinePractice: Practice {
     func find(_ reference: String) throws(RemfsError) -> Patient {
         let all = try allStores()
         if let store = all.first(where: { $0.id == reference }) { return store }
-        let named = all.filter { $0.name == reference }
+        let named = all.filter { ExactString($0.name) == ExactString(reference) }
         guard let store = named.first else { throw RemfsError(.notFound, "store \"\(reference)\"") }
         guard named.count == 1 else {
             throw RemfsError(

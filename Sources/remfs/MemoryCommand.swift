@@ -57,7 +57,7 @@ private struct PrintMemory: AsyncParsableCommand {
         if let version {
             route = "/v1/memory_stores/\(id)/memory_versions/\(version)"
             let found: Wire.Version = try await client.call(.get, route)
-            guard found.path == nil || found.path == memoryPath(path) else {
+            guard found.path == nil || found.path.map({ ExactString($0) }) == ExactString(memoryPath(path)) else {
                 throw RemfsError(.invalidArgument, "version \(version) is one of \(found.path ?? ""), not of \(memoryPath(path))")
             }
             if daemon.json { return try Output.json(found) }
@@ -159,7 +159,8 @@ private struct EditMemory: AsyncParsableCommand {
         do throws(RemfsError) {
             try draft.edit()
             let after = try draft.text()
-            guard after != before else {
+            // In bytes: an editor may have changed nothing but the form of an accent.
+            guard !after.utf8.elementsEqual(before.utf8) else {
                 draft.discard()
                 Output.talk(found == nil ? "\(path) does not exist, and nothing was written" : "\(path) is unchanged")
                 return
@@ -173,7 +174,11 @@ private struct EditMemory: AsyncParsableCommand {
             }
         } catch {
             // Unless there is nothing of anybody's in it. (`try?`: what cannot be read any more may be worth keeping.)
-            if (try? draft.text()) == before { draft.discard() } else { Output.talk("your text is kept in \(draft.file)") }
+            if (try? draft.text())?.utf8.elementsEqual(before.utf8) == true {
+                draft.discard()
+            } else {
+                Output.talk("your text is kept in \(draft.file)")
+            }
             throw error
         }
         draft.discard()

@@ -76,7 +76,7 @@ struct MountCommand: AsyncParsableCommand {
         let plain = Settings.plain(path)
         guard path.split(separator: "/").contains(".."), let real = unsafe realpath(path, nil) else { return plain }
         defer { unsafe free(real) }
-        guard unsafe String(cString: real) == plain else {
+        guard unsafe ExactString(String(cString: real)) == ExactString(plain) else {
             throw RemfsError(.notADirectory, "\(text) leads through a symbolic link: name the directory itself")
         }
         return plain
@@ -99,9 +99,10 @@ struct UnmountCommand: AsyncParsableCommand {
     func run() async throws {
         let client = try await daemon.client()
         let mounts: [Wire.Mount] = try await client.call(.get, "/v1/mounts", as: Wire.Page<Wire.Mount>.self).data
-        let directory = Settings.plain(Settings.absolute(mount))
+        // By its bytes, as the kernel has it.
+        let directory = ExactString(Settings.plain(Settings.absolute(mount)))
         // Of several on one directory the newest is on top.
-        guard let found = mounts.last(where: { $0.id == mount || Settings.plain($0.directory) == directory }) else {
+        guard let found = mounts.last(where: { $0.id == mount || ExactString(Settings.plain($0.directory)) == directory }) else {
             throw RemfsError(.notFound, "mount \(mount)")
         }
         let deleted: Wire.Deleted = try await client.call(.delete, "/v1/mounts/\(found.id)", query: [("lazy", lazy ? "true" : nil)])

@@ -8,10 +8,11 @@ struct SessionCommand: AsyncParsableCommand {
         commandName: "session", abstract: "Create, list and end sessions, and read their transcripts",
         subcommands: [
             CreateSession.self, ListSessions.self, ShowSession.self, ArchiveSession.self, DeleteSession.self, SessionEvents.self,
+            RedactEvents.self,
         ])
 }
 
-private let sessionHelp = ArgumentHelp("A session's ID", valueName: "session")
+let sessionHelp = ArgumentHelp("A session's ID", valueName: "session")
 
 /// A store on the command line: `NAME`, `NAME:ro` or `NAME:rw`.
 private struct StoreChoice: ExpressibleByArgument {
@@ -53,7 +54,7 @@ private struct CreateSession: AsyncParsableCommand {
         let agent: String
         let environmentID: String
         let title: String?
-        let metadata: [String: String]
+        let metadata: Wire.Metadata
         let resources: [Resource]
         let remfs: [String: String]?
 
@@ -72,7 +73,7 @@ private struct CreateSession: AsyncParsableCommand {
         let session: Wire.Session = try await client.call(
             .post, "/v1/sessions",
             body: Request(
-                agent: agent, environmentID: environment, title: title, metadata: Pair.dictionary(metadata), resources: resources,
+                agent: agent, environmentID: environment, title: title, metadata: Pair.metadata(metadata), resources: resources,
                 remfs: trust.map { ["trust": $0] }))
         if daemon.json { try Output.json(session) } else { try Output.line(session.id) }
     }
@@ -122,7 +123,7 @@ private struct ShowSession: AsyncParsableCommand {
             ("environment", session.environmentID), ("created", session.createdAt), ("updated", session.updatedAt),
             ("archived", session.archivedAt ?? "no"),
         ]
-        lines += session.metadata.sorted { $0.key < $1.key }.map { ("metadata \($0.key)", $0.value) }
+        lines += session.metadata.sorted.map { ("metadata \($0.key)", $0.value ?? "") }
         lines += session.resources.map { (("store"), "\($0.mountPath)  \($0.access.rawValue)  \($0.memoryStoreID)  \($0.name)") }
         let width = lines.map(\.0.count).max() ?? 0
         for (name, value) in lines {
@@ -181,7 +182,7 @@ private struct SessionEvents: AsyncParsableCommand {
     }
 
     /// The text that an event has, or the tool that it uses.
-    private static func summary(_ fields: [String: JSONValue]) -> String {
+    private static func summary(_ fields: [ExactString: JSONValue]) -> String {
         if case .array(let blocks)? = fields["content"] {
             let texts = blocks.map { block in
                 guard case .object(let part) = block else { return "" }
@@ -198,7 +199,7 @@ private struct SessionEvents: AsyncParsableCommand {
 }
 
 /// Whatever was typed is one segment of the path.
-private func sessionPath(_ session: String) throws(RemfsError) -> String {
+func sessionPath(_ session: String) throws(RemfsError) -> String {
     guard let id = SessionID(session) else { throw RemfsError(.notFound, "session \(session) not found") }
     return "/v1/sessions/\(id)"
 }

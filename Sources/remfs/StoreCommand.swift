@@ -26,11 +26,11 @@ private struct CreateStore: AsyncParsableCommand {
     struct Request: Encodable {
         let name: String
         let description: String?
-        let metadata: [String: String]?
+        let metadata: Wire.Metadata?
     }
 
     func run() async throws {
-        let body = Request(name: name, description: description, metadata: metadata.isEmpty ? nil : Pair.dictionary(metadata))
+        let body = Request(name: name, description: description, metadata: metadata.isEmpty ? nil : Pair.metadata(metadata))
         let store: Wire.Store = try await daemon.client().call(.post, "/v1/memory_stores", body: body)
         if daemon.json { try Output.json(store) } else { try Output.line(store.id) }
     }
@@ -84,7 +84,7 @@ private struct ShowStore: AsyncParsableCommand {
             ("id", store.id), ("name", store.name), ("description", store.description), ("created", store.createdAt),
             ("updated", store.updatedAt), ("archived", store.archivedAt ?? "no"),
         ]
-        lines += store.metadata.sorted { $0.key < $1.key }.map { ("metadata \($0.key)", $0.value) }
+        lines += store.metadata.sorted.map { ("metadata \($0.key)", $0.value ?? "") }
         lines += [
             ("memories", "\(statistics.memories)"), ("versions", "\(statistics.versions)"), ("files", "\(statistics.files)"),
             ("content", "\(statistics.contentSizeBytes) bytes"), ("on disk", "\(statistics.diskSizeBytes) bytes"),
@@ -129,7 +129,7 @@ private struct SetStore: AsyncParsableCommand {
     struct Update: Encodable {
         let name: String?
         let description: String?
-        let metadata: [String: String?]?
+        let metadata: Wire.Metadata?
         var isEmpty: Bool { name == nil && description == nil && metadata == nil }
     }
 
@@ -158,8 +158,8 @@ private struct SetStore: AsyncParsableCommand {
     }
 
     private var update: Update {
-        let patch = Dictionary(metadata.map { ($0.key, $0.value.isEmpty ? nil : $0.value) }) { $1 }
-        return Update(name: name, description: description, metadata: patch.isEmpty ? nil : patch)
+        let patch = Dictionary(metadata.map { (ExactString($0.key), $0.value.isEmpty ? nil : $0.value) }) { $1 }
+        return Update(name: name, description: description, metadata: patch.isEmpty ? nil : Wire.Metadata(patch))
     }
 
     private var policyUpdate: PolicyUpdate {
@@ -242,5 +242,7 @@ struct Pair: ExpressibleByArgument {
         value = String(argument[argument.index(after: equals)...])
     }
 
-    static func dictionary(_ pairs: [Pair]) -> [String: String] { Dictionary(pairs.map { ($0.key, $0.value) }) { $1 } }
+    static func metadata(_ pairs: [Pair]) -> Wire.Metadata {
+        Wire.Metadata(Dictionary(pairs.map { (ExactString($0.key), $0.value) }) { $1 } as Metadata)
+    }
 }

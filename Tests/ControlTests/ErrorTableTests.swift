@@ -32,6 +32,7 @@ import Testing
         Row(code: .notEmpty, errno: ENOTEMPTY, status: 409, type: "memory_path_conflict_error", exit: 65),
         Row(code: .preconditionFailed, errno: ESTALE, status: 409, type: "memory_precondition_failed_error", exit: 75),
         Row(code: .stale, errno: ESTALE, status: 409, type: "memory_precondition_failed_error", exit: 75),
+        Row(code: .gone, errno: ESTALE, status: 404, type: "not_found_error", exit: 66),
         Row(code: .busy, errno: EBUSY, status: 409, type: "conflict_error", exit: 75),
         Row(code: .readOnly, errno: EROFS, status: 400, type: "invalid_request_error", exit: 77),
         Row(code: .notPermitted, errno: EPERM, status: 403, type: "permission_error", exit: 77),

@@ -294,7 +294,7 @@ import Threads
             let updated = try pool.catalog.updateStore(made.id, name: "Notes", description: nil, metadata: ["team": nil, "a": "1"])
             #expect(updated.name == "Notes" && updated.description == "of ours" && updated.metadata == ["a": "1"])
             #expect(updated.updated > made.updated)
-            let many = Dictionary(uniqueKeysWithValues: (0..<16).map { ("k\($0)", Optional("v")) })
+            let many = Dictionary(uniqueKeysWithValues: (0..<16).map { (ExactString("k\($0)"), Optional("v")) })
             #expect(
                 RemfsError.code { _ = try pool.catalog.updateStore(made.id, name: nil, description: nil, metadata: many) }
                     == .invalidArgument)
@@ -326,8 +326,8 @@ import Threads
             let store = try pool.retain(row.id)
             try pool.deleteStore(row.id)
             pool.release(row.id)
-            #expect(RemfsError.code { _ = try store.attributes(of: 1) } == .stale)
-            #expect(RemfsError.code { _ = try store.commit(.create(path: MemoryPath("/x"), content: []), by: Author(.local)) } == .stale)
+            #expect(RemfsError.code { _ = try store.attributes(of: 1) } == .gone)
+            #expect(RemfsError.code { _ = try store.commit(.create(path: MemoryPath("/x"), content: []), by: Author(.local)) } == .gone)
         }
     }
 

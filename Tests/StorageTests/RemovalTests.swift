@@ -133,7 +133,7 @@ import Testing
             Invariants.expect(test.store)
             mount.letGo(number)
             try test.removeOrphans()
-            #expect(RemfsError.code { _ = try test.store.attributes(of: number) } == .stale)
+            #expect(RemfsError.code { _ = try test.store.attributes(of: number) } == .gone)
             #expect(try text(test.store.content(of: test.versions()[0])!) == "one")
             Invariants.expect(test.store)
         }

@@ -198,7 +198,7 @@ import Testing
         (.pathConflict, EEXIST, 409, "memory_path_conflict_error", 73), (.notADirectory, ENOTDIR, 409, "memory_path_conflict_error", 65),
         (.isADirectory, EISDIR, 409, "memory_path_conflict_error", 65), (.notEmpty, ENOTEMPTY, 409, "memory_path_conflict_error", 65),
         (.preconditionFailed, ESTALE, 409, "memory_precondition_failed_error", 75),
-        (.stale, ESTALE, 409, "memory_precondition_failed_error", 75),
+        (.stale, ESTALE, 409, "memory_precondition_failed_error", 75), (.gone, ESTALE, 404, "not_found_error", 66),
         (.busy, EBUSY, 409, "conflict_error", 75), (.readOnly, EROFS, 400, "invalid_request_error", 77),
         (.notPermitted, EPERM, 403, "permission_error", 77), (.unauthenticated, EACCES, 401, "authentication_error", 77),
         (.tooLarge, EFBIG, 400, "invalid_request_error", 65), (.bodyTooLarge, EFBIG, 413, "request_too_large", 65),

@@ -26,7 +26,7 @@ extension JSONValue {
             bytes.append(UInt8(ascii: "{"))
             for (place, field) in fields.sorted(by: { $0.key < $1.key }).enumerated() {
                 if place > 0 { bytes.append(UInt8(ascii: ",")) }
-                Self.write(field.key, to: &bytes)
+                Self.write(field.key.text, to: &bytes)
                 bytes.append(UInt8(ascii: ":"))
                 field.value.write(to: &bytes)
             }
@@ -65,11 +65,18 @@ extension JSONValue: Codable {
         } else if let value = try? container.decode([JSONValue].self) {  // as above
             self = .array(value)
         } else {
-            self = .object(try container.decode([String: JSONValue].self))
+            // Which holds keys equal that Unicode does: whoever needs them by their bytes parses them with `init(parsing:)`.
+            let fields = try container.decode([String: JSONValue].self)
+            self = .object(Dictionary(uniqueKeysWithValues: fields.map { (ExactString($0.key), $0.value) }))
         }
     }
 
     package func encode(to encoder: any Encoder) throws {
+        if case .object(let fields) = self {
+            var container = encoder.container(keyedBy: AnyKey.self)
+            for (key, value) in fields.sorted(by: { $0.key < $1.key }) { try container.encode(value, forKey: AnyKey(key.text)) }
+            return
+        }
         var container = encoder.singleValueContainer()
         switch self {
         case .null: try container.encodeNil()
@@ -78,7 +85,37 @@ extension JSONValue: Codable {
         case .number(let value): try container.encode(value)
         case .string(let value): try container.encode(value)
         case .array(let values): try container.encode(values)
-        case .object(let fields): try container.encode(fields)
+        case .object: break
         }
+    }
+}
+
+/// A key of an object, whatever it is.
+package struct AnyKey: CodingKey {
+    package let stringValue: String
+    package var intValue: Int? { nil }
+
+    package init(_ text: String) { stringValue = text }
+    package init?(stringValue: String) { self.init(stringValue) }
+    package init?(intValue: Int) { nil }
+}
+
+extension Catalog {
+    static func text(of metadata: Metadata) -> String { JSONValue.object(metadata.mapValues { .string($0) }).text }
+
+    /// What `text(of:)` wrote.
+    static func metadata(_ text: String) throws(RemfsError) -> Metadata {
+        // `try?`: the error would speak of a request.
+        guard case .object(let fields) = try? JSONValue(parsing: text.utf8) else {
+            throw RemfsError(.corrupted, "cannot read a row of the catalog", cause: "metadata is no JSON object")
+        }
+        var metadata: Metadata = [:]
+        for (key, value) in fields {
+            guard case .string(let text) = value else {
+                throw RemfsError(.corrupted, "cannot read a row of the catalog", cause: "metadata has a value that is no string")
+            }
+            metadata[key] = text
+        }
+        return metadata
     }
 }

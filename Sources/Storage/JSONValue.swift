@@ -1,5 +1,3 @@
-package import Storage
-
 /// A JSON value as a client sent it.
 package enum JSONValue: Sendable, Equatable {
     case null
@@ -9,15 +7,15 @@ package enum JSONValue: Sendable, Equatable {
     case number(Double)
     case string(String)
     case array([JSONValue])
-    case object([String: JSONValue])
+    case object([ExactString: JSONValue])
 
-    /// Refuses what is not exactly one value of RFC 8259 in UTF-8, nests deeper than 64, or has a key twice in one object.
+    /// Refuses what is not exactly one value of RFC 8259 in UTF-8, nests deeper than 64, or has a key twice in one object. Keys are what their bytes are.
     ///
     /// Ours, because Foundation's decoder takes commas at the end of objects and arrays, and a body that is wrong must be refused.
     package init(parsing bytes: some Collection<UInt8>) throws(RemfsError) {
         var parser = JSONParser(bytes: Array(bytes))
         guard let value = parser.document() else {
-            let fault = parser.repeatedKey.map { "has the key \(Body.quoted($0)) twice" } ?? "is not valid JSON"
+            let fault = parser.repeatedKey.map { "has the key \($0.shortened) twice" } ?? "is not valid JSON"
             throw RemfsError(.invalidArgument, "request body \(fault)")
         }
         self = value
@@ -55,12 +53,12 @@ private struct JSONParser {
 
     private mutating func object() -> JSONValue? {
         guard enter("{") else { return nil }
-        var fields: [String: JSONValue] = [:]
+        var fields: [ExactString: JSONValue] = [:]
         if !mark("}") {
             repeat {
                 skipBlanks()
                 guard let key = string(), mark(":"), let value = value() else { return nil }
-                guard fields.updateValue(value, forKey: key) == nil else {
+                guard fields.updateValue(value, forKey: ExactString(key)) == nil else {
                     repeatedKey = key
                     return nil
                 }
