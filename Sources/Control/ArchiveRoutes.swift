@@ -37,15 +37,17 @@ struct ArchiveRoutes: Sendable {
         }
         if format == .sqlite { return try await SpoolFile.backup(of: id, stores, context) }
         let file = try await stores.perform(id) { (store) throws(RemfsError) in
-            let file = try SpoolFile(in: stores, context.requestID)
+            let file = try SpoolFile(in: stores, context.requestID, of: id)
             var waiting: [UInt8] = []
-            _ = try store.export(at: at) { (bytes) throws(RemfsError) in
-                waiting += bytes
-                guard waiting.count >= 256 << 10 else { return }
+            try store.making(.export, of: at, by: context.author) { () throws(RemfsError) in
+                _ = try store.export(at: at) { (bytes) throws(RemfsError) in
+                    waiting += bytes
+                    guard waiting.count >= 256 << 10 else { return }
+                    try file.append(waiting)
+                    waiting = []
+                }
                 try file.append(waiting)
-                waiting = []
             }
-            try file.append(waiting)
             return file
         }
         return try await file.response("application/x-tar", stores)

@@ -14,11 +14,25 @@ struct RedactionRoutes: Sendable {
         routes.on(.post, "/v1/sessions/:session/events/:event/redact", needs: .all(.admin), use: redactEvent)
     }
 
-    func redact(_ request: Request, _ context: ControlContext) async throws -> Wire.Version {
+    /// Without a body it answers the version, as the contract has it; with `derived` what became of its bytes elsewhere as well.
+    func redact(_ request: Request, _ context: ControlContext) async throws -> Response {
         let (id, version) = (try context.storeID, try context.versionID)
-        return try await stores.perform(id) { (store) throws(RemfsError) in
+        let parsed = try await request.collectOptionalFields()
+        let stores = stores
+        let redaction = try await stores.run { () throws(RemfsError) -> Wire.Redaction? in
+            // The store first: an unknown one is 404 whatever the body says.
+            _ = try stores.catalog.store(id)
+            let body = try parsed.get()
+            try body?.allow("derived")
+            guard let derived = try body?.boolean("derived") else { return nil }
+            return try Wire.Redaction(
+                try stores.redact(version, in: id, derived: derived, scopes: context.scopes, by: context.author), of: id, stores)
+        }
+        if let redaction { return try context.responseEncoder.encode(redaction, from: request, context: context) }
+        let answer = try await stores.perform(id) { (store) throws(RemfsError) in
             try Wire.Version(try store.redact(version, by: context.author), in: store, .full)
         }
+        return try context.responseEncoder.encode(answer, from: request, context: context)
     }
 
     func pin(_ request: Request, _ context: ControlContext) async throws -> Wire.Version { try await set(context, isPinned: true) }

@@ -16,8 +16,10 @@ final class SpoolFile: Sendable {
     private static let reserve: UInt64 = 64 << 20
 
     /// Makes an empty one. The name begins as those that a start clears away.
-    init(in stores: StorePool, _ request: Storage.RequestID) throws(RemfsError) {
-        path = stores.spoolPath("\(request)")
+    ///
+    /// - Parameter store: what it is made of; a redaction there takes it away.
+    init(in stores: StorePool, _ request: Storage.RequestID, of store: StoreID? = nil) throws(RemfsError) {
+        path = store.map { stores.spoolPath("\(request)", of: $0) } ?? stores.spoolPath("\(request)")
         descriptor = unsafe open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw RemfsError.ofSystem("cannot make \(path)") }
     }
@@ -55,6 +57,13 @@ final class SpoolFile: Sendable {
             guard unsafe fstat(descriptor, &status) == 0 else { throw RemfsError.ofSystem("cannot look at \(path)") }
             return Int64(status.st_size)
         }
+    }
+
+    /// Throws `unavailable` where a redaction has taken it away.
+    private func requireKept() throws(RemfsError) {
+        var status = stat()
+        guard unsafe fstat(descriptor, &status) == 0 else { throw RemfsError.ofSystem("cannot look at \(path)") }
+        guard status.st_nlink > 0 else { throw RemfsError(.unavailable, "something of the store was redacted meanwhile: ask again") }
     }
 
     /// Up to `count` bytes; none at the end.
@@ -98,7 +107,10 @@ final class SpoolFile: Sendable {
 
     /// The whole file as an answer, sent at the client's pace.
     func response(_ type: String, _ stores: StorePool) async throws -> Response {
-        let size = try await stores.run { () throws(RemfsError) in try self.size }
+        let size = try await stores.run { () throws(RemfsError) in
+            try self.requireKept()
+            return try self.size
+        }
         return Response(
             status: .ok, headers: [.contentType: type],
             body: .init(contentLength: Int(size)) { writer in
@@ -117,10 +129,12 @@ final class SpoolFile: Sendable {
 
     /// One SQLite file, copied while the store goes on.
     static func backup(of id: StoreID, _ stores: StorePool, _ context: ControlContext) async throws -> Response {
-        let path = stores.spoolPath("\(context.requestID)")
+        let path = stores.spoolPath("\(context.requestID)", of: id)
         let file = try await stores.perform(id) { (store) throws(RemfsError) in
-            try store.backup(to: path)
-            return try SpoolFile(path)
+            try store.making(.backup, of: nil, by: context.author) { () throws(RemfsError) in
+                try store.backup(to: path)
+                return try SpoolFile(path)
+            }
         }
         return try await file.response("application/vnd.sqlite3", stores)
     }

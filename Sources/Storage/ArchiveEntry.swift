@@ -20,10 +20,12 @@ package struct ArchiveEntry: Sendable, Equatable {
     package var modified: Int64
     /// A working file without versions. A tar archive does not keep this.
     package var isUnversioned: Bool
+    /// Of a file, in bytes: pieces of 64 KiB that are nothing but zeros, as far as the archive says so.
+    package var holes: Int64
 
     package init(
         path: [UInt8], kind: Kind, permissions: UInt32 = 0o644, uid: UInt32 = 0, gid: UInt32 = 0, modified: Int64 = 0,
-        isUnversioned: Bool = false
+        isUnversioned: Bool = false, holes: Int64 = 0
     ) {
         self.path = path
         self.kind = kind
@@ -32,6 +34,7 @@ package struct ArchiveEntry: Sendable, Equatable {
         self.gid = gid
         self.modified = modified
         self.isUnversioned = isUnversioned
+        self.holes = holes
     }
 
     var segments: [[UInt8]] { path.split(separator: UInt8(ascii: "/")).map { Array($0) } }

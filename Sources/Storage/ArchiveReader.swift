@@ -1,7 +1,7 @@
-/// Reads a tar archive: POSIX ustar and pax, GNU and the old form. Takes nothing on trust, and holds one header and one piece of content.
+/// Reads a tar archive: POSIX ustar and pax, GNU and the old form. Takes nothing on trust, and holds one header, one piece of content, and
+/// of a sparse file the map, of which the zeros are read like any content.
 ///
-/// What is not to be had in a store is refused with the entry's name: absolute paths, `..`, devices, sparse files, archives of several
-/// volumes. A hard link leads to a path inside; where a symbolic link leads is for the caller to judge. Used by one thread.
+/// What is not to be had in a store is refused with the entry's name: absolute paths, `..`, devices, archives of several volumes. A hard link leads to a path inside; where a symbolic link leads is for the caller to judge. Used by one thread.
 package final class ArchiveReader {
     /// Answers up to that many of the next bytes; none at the end.
     private let source: (Int) throws(RemfsError) -> [UInt8]
@@ -11,6 +11,8 @@ package final class ArchiveReader {
     /// Of the present entry's content, and of what fills its last block.
     private var left: Int64 = 0
     private var padding = 0
+    /// Where the present entry's content belongs, if it is a sparse file.
+    private var sparse: SparseMap?
     private var isFirst = true
     private var isAtEnd = false
 
@@ -54,6 +56,17 @@ package final class ArchiveReader {
 
     /// Up to `count` of the present entry's bytes; none at its end.
     package func read(_ count: Int) throws(RemfsError) -> [UInt8] {
+        guard sparse != nil else { return try readStored(count) }
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(count)
+        while bytes.count < count, let (isHole, length) = sparse?.take(Int64(count - bytes.count)), length > 0 {
+            if isHole { bytes.append(contentsOf: repeatElement(0, count: Int(length))) } else { bytes += try readStored(Int(length)) }
+        }
+        return bytes
+    }
+
+    /// Of what stands in the archive.
+    private func readStored(_ count: Int) throws(RemfsError) -> [UInt8] {
         let wanted = Int(min(Int64(count), left))
         let bytes = try take(wanted)
         guard bytes.count == wanted else { throw Self.malformed("it is cut off within a file") }
@@ -64,7 +77,7 @@ package final class ArchiveReader {
     // MARK: Headers
 
     private func entry(_ block: [UInt8], size: Int64, _ extended: ExtendedHeader) throws(RemfsError) -> ArchiveEntry {
-        let raw = extended.path ?? name(block)
+        let raw = extended.sparse.path ?? extended.path ?? name(block)
         let path = try Self.path(raw)
         let shown = ArchiveEntry.shown(path)
         func refused(_ why: String) -> RemfsError { RemfsError(.invalidArgument, "the archive's entry \(shown) \(why)") }
@@ -83,18 +96,25 @@ package final class ArchiveReader {
         case UInt8(ascii: "3"), UInt8(ascii: "4"): throw refused("is a device")
         case UInt8(ascii: "5"), UInt8(ascii: "D"): kind = .directory
         case UInt8(ascii: "6"): kind = .fifo
-        case UInt8(ascii: "S"): throw refused("is sparse: make the archive without --sparse")
+        case UInt8(ascii: "S"): kind = .file(sizeInBytes: size)
         case UInt8(ascii: "M"): throw refused("goes on from another volume")
         case let type: throw refused("has the type \(type), which is not known")
         }
-        if extended.isSparse { throw refused("is sparse: make the archive without --sparse") }
+        var holes: Int64 = 0
         if case .file = kind {
             guard size <= StoreState.maximumFile else {
                 throw refused("has \(size) bytes: no file has more than \(StoreState.maximumFile)")
             }
             guard !path.isEmpty else { throw refused("has no name") }
             left = size
+            if let map = try block[156] == UInt8(ascii: "S") ? oldMap(block) : map(extended.sparse) {
+                guard map.stored == left else { throw refused("is sparse, and its parts are not what the archive holds of it") }
+                kind = .file(sizeInBytes: map.size)
+                holes = map.holes
+                sparse = map
+            }
         } else {
+            guard !extended.sparse.isSparse else { throw refused("is sparse, and no file") }
             // A directory may have a size: that of its names, which follow with type D only.
             left = block[156] == UInt8(ascii: "D") ? size : 0
         }
@@ -105,7 +125,55 @@ package final class ArchiveReader {
         let modified = if let modified = extended.modified { modified } else { Self.nanoseconds(try number(block, 136..<148, "mtime")) }
         return ArchiveEntry(
             path: path, kind: kind, permissions: UInt32(truncatingIfNeeded: try number(block, 100..<108, "mode")) & 0o7777,
-            uid: UInt32(truncatingIfNeeded: uid), gid: UInt32(truncatingIfNeeded: gid), modified: modified)
+            uid: UInt32(truncatingIfNeeded: uid), gid: UInt32(truncatingIfNeeded: gid), modified: modified, holes: holes)
+    }
+
+    // MARK: Sparse files
+
+    /// GNU tar's own form: four parts in the header, and 21 in each block that follows it.
+    private func oldMap(_ block: [UInt8]) throws(RemfsError) -> SparseMap {
+        var map = try SparseMap(size: try number(block, 483..<495, "real size"))
+        func add(_ block: [UInt8], _ fields: Int, from start: Int) throws(RemfsError) {
+            // One without a length ends them.
+            for place in stride(from: start, to: start + fields * 24, by: 24) where block[place + 12] != 0 {
+                try map.add(
+                    start: try number(block, place..<(place + 12), "sparse offset"),
+                    length: try number(block, (place + 12)..<(place + 24), "sparse length"))
+            }
+        }
+        try add(block, 4, from: 386)
+        var goesOn = block[482] != 0
+        var blocks = 0
+        while goesOn {
+            let more = try take(TarBlock.size)
+            blocks += 1
+            guard more.count == TarBlock.size else { throw Self.malformed("it is cut off within a header") }
+            // Empty ones could go on for ever.
+            guard blocks <= SparseMap.mostParts / 21 + 1 else { throw Self.malformed("a sparse file has too many parts") }
+            try add(more, 21, from: 0)
+            goesOn = more[504] != 0
+        }
+        return map
+    }
+
+    /// The forms of pax; nil: it is no sparse file. Of the newest one the map stands before the content.
+    private func map(_ records: SparseRecords) throws(RemfsError) -> SparseMap? {
+        guard records.isSparse else { return nil }
+        guard let size = records.size else { throw Self.malformed("a sparse file does not say its size") }
+        var map = try SparseMap(size: size)
+        var numbers = records.numbers
+        if records.hasLines {
+            var lines = SparseLines()
+            while !lines.isDone {
+                let block = try readStored(TarBlock.size)
+                guard block.count == TarBlock.size else { throw Self.malformed("a sparse file's map is cut off") }
+                try lines.add(block)
+            }
+            numbers = lines.numbers
+        }
+        guard numbers.count % 2 == 0 else { throw Self.malformed("a sparse file's map is malformed") }
+        for place in stride(from: 0, to: numbers.count, by: 2) { try map.add(start: numbers[place], length: numbers[place + 1]) }
+        return map
     }
 
     /// Of the header alone: the POSIX form splits long names in two.
@@ -196,7 +264,8 @@ package final class ArchiveReader {
 
     /// Passes over the rest of the present entry.
     private func skip() throws(RemfsError) {
-        while left > 0 { _ = try read(Self.piece) }
+        sparse = nil
+        while left > 0 { _ = try readStored(Self.piece) }
         guard try take(padding).count == padding else { throw Self.malformed("it is cut off within a file") }
         padding = 0
     }
@@ -233,7 +302,7 @@ private struct ExtendedHeader {
     var uid: Int64?
     var gid: Int64?
     var modified: Int64?
-    var isSparse = false
+    var sparse = SparseRecords()
     private var hasRecords = false
 
     var isEmpty: Bool { path == nil && link == nil && !hasRecords }
@@ -249,7 +318,7 @@ private struct ExtendedHeader {
             case "uid": uid = try Self.decimal(value, key)
             case "gid": gid = try Self.decimal(value, key)
             case "mtime": modified = value.isEmpty ? nil : try Self.time(value)
-            case _ where key.hasPrefix("GNU.sparse."): isSparse = true
+            case _ where key.hasPrefix("GNU.sparse."): try sparse.add(String(key.dropFirst(11)), value)
             // Access times, owners' names, attributes of other systems.
             default: break
             }
@@ -279,12 +348,12 @@ private struct ExtendedHeader {
         return records
     }
 
-    private static func name(_ value: [UInt8]) throws(RemfsError) -> [UInt8] {
+    fileprivate static func name(_ value: [UInt8]) throws(RemfsError) -> [UInt8] {
         guard !value.contains(0) else { throw RemfsError(.invalidArgument, "the archive has a name with a zero byte") }
         return value
     }
 
-    private static func decimal(_ value: [UInt8], _ key: String) throws(RemfsError) -> Int64? {
+    fileprivate static func decimal(_ value: [UInt8], _ key: String) throws(RemfsError) -> Int64? {
         if value.isEmpty { return nil }
         guard let number = Int64(String(decoding: value, as: UTF8.self)), number >= 0 else {
             throw RemfsError(.invalidArgument, "this is no tar archive that can be read: an extended header's \(key) is no number")
@@ -307,5 +376,49 @@ private struct ExtendedHeader {
         }
         let time = ArchiveReader.nanoseconds(seconds) + nanoseconds
         return isNegative ? -time : time
+    }
+}
+
+/// What extended headers say of a sparse file. GNU tar has three forms of that (0.0, 0.1, 1.0).
+private struct SparseRecords {
+    private(set) var isSparse = false
+    private(set) var path: [UInt8]?
+    /// Of the file, in bytes.
+    private(set) var size: Int64?
+    /// Starts and lengths, one after the other.
+    private(set) var numbers: [Int64] = []
+    /// The map is no record, but stands before the content.
+    private(set) var hasLines = false
+
+    mutating func add(_ key: String, _ value: [UInt8]) throws(RemfsError) {
+        isSparse = true
+        func number() throws(RemfsError) -> Int64 {
+            if let number = try ExtendedHeader.decimal(value, "GNU.sparse.\(key)") { return number }
+            throw RemfsError(.invalidArgument, "the archive has a sparse file whose \(key) is missing")
+        }
+        switch key {
+        case "name": path = try ExtendedHeader.name(value)
+        case "size", "realsize": size = try number()
+        case "major":
+            guard try number() <= 1 else { throw RemfsError(.invalidArgument, "the archive has sparse files of a form that is not known") }
+            hasLines = try number() == 1
+        case "minor":
+            guard try number() <= 1 else { throw RemfsError(.invalidArgument, "the archive has sparse files of a form that is not known") }
+        case "offset", "numbytes":
+            // In pairs, the offset first.
+            guard numbers.count % 2 == (key == "offset" ? 0 : 1) else {
+                throw RemfsError(.invalidArgument, "the archive has a sparse file whose map is malformed")
+            }
+            numbers.append(try number())
+        case "map":
+            for part in value.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false) {
+                guard let number = try ExtendedHeader.decimal(Array(part), "GNU.sparse.map") else {
+                    throw RemfsError(.invalidArgument, "the archive has a sparse file whose map is malformed")
+                }
+                numbers.append(number)
+            }
+        // How many there are is counted.
+        default: break
+        }
     }
 }

@@ -210,6 +210,17 @@ package final class Catalog: Sendable {
         }
     }
 
+    /// Whether there is a store of this ID.
+    func contains(_ id: StoreID) throws(RemfsError) -> Bool {
+        do throws(RemfsError) {
+            _ = try store(id)
+            return true
+        } catch {
+            guard error.code == .notFound else { throw error }
+            return false
+        }
+    }
+
     /// - Parameter among: nil counts all.
     package func count(among: Set<StoreID>? = nil) throws(RemfsError) -> Int {
         guard let among else {

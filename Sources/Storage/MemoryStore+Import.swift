@@ -79,6 +79,11 @@ private struct Importer {
     private static let mostEntries = 1_000_000
     private static let entriesPerBatch = 2_000
 
+    /// Of holes, in bytes: an archive of a few bytes can have as many as it likes, and each is hashed. Where others wait for that, 1 GiB.
+    private var zeros: Int64 = 0
+    private static let mostZeros: Int64 = 1 << 30
+    private static let mostZerosOfNew: Int64 = 64 << 30
+
     init(_ source: EntrySource, _ rules: ImportRules, _ author: Author) {
         self.source = source
         self.rules = rules
@@ -132,7 +137,7 @@ private struct Importer {
             times.append((directory.number, entry.modified))
             counts.directories += 1
             try copyExtendedAttributes(to: directory, in: state)
-        case .file(let size): try takeFile(size, at: path, attributes, into: state)
+        case .file(let size): try takeFile(size, holes: entry.holes, at: path, attributes, into: state)
         case .symbolicLink(let target):
             guard rules.isCopy || rules.takesLinksOut || Self.staysInside(target, from: path) else {
                 throw RemfsError(.invalidArgument, "the link to \(ArchiveEntry.shown(target)) may lead out of the store")
@@ -155,11 +160,17 @@ private struct Importer {
     }
 
     private mutating func takeFile(
-        _ size: Int64, at path: [[UInt8]], _ attributes: StoreState.Attributes, into state: StoreState
+        _ size: Int64, holes: Int64, at path: [[UInt8]], _ attributes: StoreState.Attributes, into state: StoreState
     ) throws(RemfsError) {
         let policy = state.policy
-        guard attributes.isUnversioned || size <= policy.maxBytesPerMemory else {
-            throw RemfsError(.tooLarge, "it has \(size) bytes: \(state.label) allows \(policy.maxBytesPerMemory)")
+        // As through a mount, what counts is what is stored.
+        guard attributes.isUnversioned || size - holes <= policy.maxBytesPerMemory else {
+            throw RemfsError(.tooLarge, "it has \(size - holes) bytes: \(state.label) allows \(policy.maxBytesPerMemory)")
+        }
+        zeros += holes
+        let most = rules.batch == nil ? Self.mostZeros : Self.mostZerosOfNew
+        guard zeros <= most else {
+            throw RemfsError(.tooLarge, "the archive's sparse files have holes of over \(most >> 30) GiB together")
         }
         if policy.contract, size > StoreState.contractBytes {
             throw RemfsError(.tooLarge, "it has \(size) bytes: the contract allows \(StoreState.contractBytes)")

@@ -8,56 +8,67 @@ extension MemoryStore {
     /// How long a redaction waits for those who read from the journal (a backup, a check) before it says that it is not finished.
     package static let patienceWithReaders: Int64 = 10_000_000_000
 
-    /// Blanks a version and returns once no trace of its bytes is left in the store's files. A version that is redacted already is answered
-    /// as it is.
+    /// Blanks versions and returns once no trace of their bytes is left in the store's files. Those that are redacted already stay as they are.
+    /// Answers the files that were removed because they held the bytes, or may have.
     ///
-    /// Archived stores allow it. Writers of the store wait while its file is written anew: about a second for each 100 MB.
+    /// Archived stores allow it.
     ///
     /// - Parameter patience: ns; for those who read from the journal.
-    /// - Throws: `notFound`; `invalidArgument` for the head of a live memory; `unavailable` where the version is blank but its bytes are
+    /// - Throws: `notFound`; `invalidArgument` for the head of a live memory; `unavailable` where the versions are blank but their bytes are
     ///   still in the journal, since somebody reads from it, or in the file, since there is no room to write that anew: upkeep tries again,
     ///   and so does the same call.
+    @discardableResult
     package func redact(
-        _ version: VersionID, by author: Author, patience: Int64 = patienceWithReaders
-    ) throws(RemfsError) -> MemoryVersion {
-        guard let number = version.number(in: id) else { throw RemfsError(.notFound, "version \(version) not found") }
+        _ versions: [VersionID], by author: Author, patience: Int64 = patienceWithReaders
+    ) throws(RemfsError) -> [String] {
+        var numbers: [Int64] = []
+        for version in versions {
+            guard let number = version.number(in: id) else { throw RemfsError(.notFound, "version \(version) not found") }
+            numbers.append(number)
+        }
         try settle()
-        try change { (state) throws(RemfsError) in try state.redact(number, by: author.actor) }
-        if state.withLock({ $0.scrub.isNeeded }) {
-            environment.logger.notice("version redacted", metadata: ["store": "\(id)", "version": "\(version)"])
-            for copy in keptCopies() {
-                environment.logger.warning("a kept copy is not redacted", metadata: ["store": "\(id)", "file": "\(copy)"])
+        var oldest = Int64.max
+        for number in numbers {
+            let written = try change { (state) throws(RemfsError) in try state.redact(number, by: author.actor) }
+            oldest = min(oldest, written ?? 0)
+            if written != nil {
+                let version = VersionID(store: id, number: number)
+                environment.logger.notice("version redacted", metadata: ["store": "\(id)", "version": "\(version)"])
             }
+        }
+        var removed = try removeKeptCopies(holding: numbers, writtenSince: oldest)
+        if state.withLock({ $0.scrub.isNeeded }) {
             do throws(RemfsError) {
-                try finishRedactions(patience: patience)
+                removed += try finishRedactions(patience: patience)
             } catch {
                 environment.schedule(id, true)
                 throw RemfsError(
-                    .unavailable, "version \(version) is redacted, but its bytes are not gone yet: \(error.message). Ask again",
+                    .unavailable, "\(versions[0]) is redacted, but its bytes are not gone yet: \(error.message). Ask again",
                     cause: error.cause)
             }
         }
         drainInvalidations()
-        return try self.version(version)
+        return removed
     }
 
-    /// Copies of the store's file that were kept beside it, which a redaction does not reach: of before an upgrade, or a repair.
-    package func keptCopies() -> [String] {
-        let slash = path.lastIndex(of: "/") ?? path.startIndex
-        // What cannot be listed is no reason to redact nothing.
-        let names = (try? StorePool.names(in: String(path[..<slash]))) ?? []
-        let name = String(path[path.index(after: slash)...])
-        return names.filter { $0.hasPrefix(name + ".") }.sorted().map { path[...slash] + $0 }
+    /// As above, for one version, which it answers.
+    package func redact(
+        _ version: VersionID, by author: Author, patience: Int64 = patienceWithReaders
+    ) throws(RemfsError) -> MemoryVersion {
+        try redact([version], by: author, patience: patience)
+        return try self.version(version)
     }
 
     /// Cleans the store's file of what redactions left in free space: writes all tables anew, then empties the journal.
     ///
     /// A page that was freed, and the room in a page that a row has left, hold what was there. No statement reaches that, so the file is
     /// written anew (VACUUM), without what nothing refers to.
-    func finishRedactions(patience: Int64 = patienceWithReaders) throws(RemfsError) {
+    /// Answers the spool files that went: those of exports that were under way.
+    @discardableResult
+    func finishRedactions(patience: Int64 = patienceWithReaders) throws(RemfsError) -> [String] {
         environment.willBlock()
         // One after the other: whoever comes second finds it done.
-        try scrubbing.withLock { _ throws(RemfsError) in
+        return try scrubbing.withLock { _ throws(RemfsError) in
             let goal = try state.withLock { (state) throws(RemfsError) -> Int? in
                 guard state.scrub.isNeeded else { return nil }
                 if state.scrub.needsRewriting {
@@ -66,8 +77,10 @@ extension MemoryStore {
                 }
                 return state.scrub.wanted
             }
-            guard let goal else { return }
+            guard let goal else { return [] }
             try emptyJournal(patience: patience)
+            // Nobody reads what was there before any more, so no other export comes to hold it.
+            let cut = cutSpools()
             try state.withLock { (state) throws(RemfsError) in
                 // Another redaction meanwhile: its mark stays.
                 if state.scrub.wanted == goal {
@@ -79,6 +92,7 @@ extension MemoryStore {
                 state.scrub.done = max(state.scrub.done, min(goal, state.scrub.rewritten))
             }
             try synchronizeNow()
+            return cut
         }
     }
 

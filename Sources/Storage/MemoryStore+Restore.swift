@@ -30,10 +30,13 @@ extension MemoryStore {
         to point: StorePoint, _ scope: StoreScope, isDryRun: Bool = false, by author: Author
     ) throws(RemfsError) -> RestoreOutcome {
         try settleForReading()
-        let then = try readers.browse { (reader) throws(RemfsError) in try self.moment(point, reader) }
+        let then = try readers.browse { (reader) throws(RemfsError) -> Moment in
+            let then = try self.moment(point, reader)
+            // What retention gave up would be taken for what was not there then, and be deleted.
+            try self.requireHistory(at: then, scope, reader.connection)
+            return then
+        }
         guard then.number > 0 else { throw RemfsError(.invalidArgument, "store \(id) had no version then: there is nothing to go back to") }
-        // What retention gave up would be taken for what was not there then, and be deleted.
-        if case .prefix = scope { try requireHistory(at: Timestamp(microseconds: then.time)) }
         if isDryRun {
             return try readers.browse { (reader) throws(RemfsError) in
                 RestoreOutcome(try self.differences(to: then, scope, reader.connection))
@@ -41,6 +44,8 @@ extension MemoryStore {
         }
         let outcome = try changeTogether { (state) throws(RemfsError) in
             try state.sealOpenSaves(scope)
+            // More may have been given up meanwhile.
+            try self.requireHistory(at: then, scope, state.writer)
             let differences = try self.differences(to: then, scope, state.writer)
             try state.putBack(differences, by: author)
             return RestoreOutcome(differences)

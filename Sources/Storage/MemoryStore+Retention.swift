@@ -133,22 +133,58 @@ extension MemoryStore {
         }
     }
 
-    /// The time from which on the store's history is whole; before it versions are missing that were heads then. nil: nothing was given up.
+    /// The time from which on no memory is missing without a trace. nil: none is.
     package func historyBegins() throws(RemfsError) -> Timestamp? {
         try look { (state) throws(RemfsError) in
             try state.query { () throws(SQLiteError) in try state.horizon() }.map { Timestamp(microseconds: $0) }
         }
     }
 
-    /// - Throws: `notFound` for a time at which the store's tree is not known any more.
-    package func requireHistory(at time: Timestamp) throws(RemfsError) {
-        guard let begins = try historyBegins(), time < begins else { return }
-        throw RemfsError(.notFound, "versions of that time were given up by the retention of \(state.withLock { $0.label })")
+    /// Throws `notFound` where retention gave up what something in `scope` was, or may have been, at a moment.
+    ///
+    /// Memory by memory: the first version after a gap says since when versions are missing, and whether all of them had its path. Only of
+    /// a memory of which nothing is left no row can tell: before the last of those ended (`horizon`), it may have been anywhere.
+    func requireHistory(at moment: Moment, _ scope: StoreScope, _ connection: Connection) throws(RemfsError) {
+        let missing = try RemfsError.mapping("store \(id)") { () throws(SQLiteError) -> String? in
+            let concerned: String
+            switch scope {
+            case .memory: concerned = "version.memory = ?2"
+            case .prefix("/"): concerned = "true"
+            case .prefix:
+                concerned = """
+                    (strayed OR name IS NULL OR EXISTS (SELECT 1 FROM version other WHERE other.memory = version.memory
+                        AND substr(other.directory || other.name, 1, length(?2)) = ?2))
+                    """
+            case .path:
+                concerned = """
+                    (strayed OR name IS NULL OR EXISTS (SELECT 1 FROM version other WHERE other.memory = version.memory
+                        AND other.directory || other.name = ?2))
+                    """
+            }
+            let row = try connection.prepare(
+                """
+                SELECT ifnull(directory || name, 'a memory that was redacted') FROM version
+                WHERE gap <= ?1 AND began > ?1 AND \(concerned) LIMIT 1
+                """)
+            row.bind(moment.time, at: 1)
+            switch scope {
+            case .memory(let memory): row.bind(memory.number(in: self.id) ?? 0, at: 2)
+            case .prefix("/"): break
+            case .prefix(let text), .path(let text): row.bind(text, at: 2)
+            }
+            if try row.step() { return row.text(0) }
+            if case .memory = scope { return nil }
+            let horizon = try connection.integer("SELECT value FROM property WHERE name = '\(StoreState.horizonMark)'")
+            return horizon.map { moment.time < $0 } ?? false ? "memories that were deleted since" : nil
+        }
+        guard let missing else { return }
+        // The store's lock may be held.
+        throw RemfsError(.notFound, "what \(missing) was at that time was given up by the retention of store \(id)")
     }
 }
 
 extension StoreState {
-    /// The property with the time (us) before which the history has gaps.
+    /// The property with the time (us) before which there were memories of which nothing is left.
     static let horizonMark = "horizon"
 
     func horizon() throws(SQLiteError) -> Int64? {
@@ -175,12 +211,17 @@ extension StoreState {
             var horizon = try self.horizon() ?? 0
             let before = horizon
             let row = try statements.cached(
-                "SELECT memory, content, size, began, ended, pruned FROM version WHERE number = ?1 AND pinned IS NULL")
+                """
+                SELECT memory, content, size, began, ended, pruned, gap, strayed, directory || name FROM version
+                WHERE number = ?1 AND pinned IS NULL
+                """)
             let mark = try statements.cached(
                 """
-                UPDATE version SET pruned = pruned + ?3
+                UPDATE version SET pruned = pruned + ?3, gap = min(ifnull(gap, ?4), ?4),
+                    strayed = strayed OR ?5 OR directory || name IS NULL OR directory || name <> ?6
                 WHERE number = (SELECT number FROM version WHERE memory = ?1 AND number > ?2 ORDER BY number LIMIT 1)
                 """)
+            let rest = try statements.cached("SELECT 1 FROM version WHERE memory = ?1 LIMIT 1")
             let delete = try statements.cached("DELETE FROM version WHERE number = ?1")
             for number in numbers where !heads.contains(number) && !awaited.contains(number) {
                 row.bind(number, at: 1)
@@ -190,15 +231,22 @@ extension StoreState {
                 }
                 let content = Content(row, column: 1, size: row.integer(2))
                 let (memory, pruned) = (row.integer(0), row.integer(5))
-                horizon = max(horizon, row.integerOrNil(4) ?? row.integer(3))
+                let (began, ended, gap) = (row.integer(3), row.integerOrNil(4), row.integerOrNil(6))
+                let (hasStrayed, path) = (row.integer(7) == 1, row.text(8))
                 row.reset()
                 try release(content)
                 mark.bind(memory, at: 1)
                 mark.bind(number, at: 2)
                 mark.bind(pruned + 1, at: 3)
+                mark.bind(min(gap ?? began, began), at: 4)
+                mark.bind(hasStrayed || path == nil ? 1 : 0 as Int64, at: 5)
+                mark.bind(path ?? "", at: 6)
                 try mark.run()
                 delete.bind(number, at: 1)
                 try delete.run()
+                rest.bind(memory, at: 1)
+                if try !rest.step() { horizon = max(horizon, ended ?? began) }
+                rest.reset()
             }
             guard horizon > before else { return }
             statements.setProperty.bind(Self.horizonMark, at: 1)

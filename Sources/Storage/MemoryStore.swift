@@ -72,6 +72,9 @@ package final class MemoryStore: Sendable {
     private func finishAtOpening() {
         guard state.withLock({ $0.scrub.isNeeded }) else { return }
         do throws(RemfsError) {
+            // When it was written nobody knows any more.
+            let versions = try state.withLock { (state) throws(RemfsError) in try state.redactionsUnderWay() }
+            _ = try removeKeptCopies(holding: versions, writtenSince: 0)
             try finishRedactions()
         } catch {
             environment.logger.error("cannot finish a redaction", metadata: ["store": "\(id)", "error": "\(error)"])
@@ -421,6 +424,8 @@ struct StoreEnvironment: Sendable {
     var logger: Logger
     /// Hears of each change that failed, for whatever reason.
     var refused: @Sendable (StoreID, RemfsError) -> Void = { _, _ in }
+    /// Where spool files are; nil: there are none.
+    var stateDirectory: String?
     var hooks = FaultHooks()
     /// fdatasync(2), or what a test has in its place.
     var syncFile: @Sendable (Int32) -> Int32 = { fdatasync($0) }

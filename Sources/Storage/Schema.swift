@@ -112,6 +112,24 @@ enum Schema {
         ALTER TABLE version ADD COLUMN pinned INTEGER;
         ALTER TABLE version ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;
         """,
+        """
+        -- What was made of this store's content and is out of its reach: what a redaction has to speak of.
+        CREATE TABLE copy (
+            number INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL,
+            since INTEGER NOT NULL, until INTEGER NOT NULL CHECK (until >= since),      -- it holds what was a head in between
+            made INTEGER NOT NULL, actor TEXT NOT NULL,
+            store TEXT                      -- the store that was made of it
+        ) STRICT;
+
+        -- Retention, memory by memory: since when those are missing that `pruned` counts, and whether one had another path.
+        ALTER TABLE version ADD COLUMN gap INTEGER;
+        ALTER TABLE version ADD COLUMN strayed INTEGER NOT NULL DEFAULT 0;
+        UPDATE version SET strayed = 1, gap = ifnull(
+            (SELECT max(ifnull(before.ended, before.began)) FROM version before
+             WHERE before.memory = version.memory AND before.number < version.number), 0) WHERE pruned > 0;
+        CREATE INDEX version_by_gap ON version (gap) WHERE gap IS NOT NULL;
+        """,
     ]
 
     static let catalog: [String] = [

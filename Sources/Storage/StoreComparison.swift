@@ -41,6 +41,8 @@ package final class StoreComparison: Sendable {
         self.scope = scope
         self.from = start
         self.to = end
+        try old.readers.browse { (reader) throws(RemfsError) in try old.requireHistory(at: start, scope, reader.connection) }
+        try new.readers.browse { (reader) throws(RemfsError) in try new.requireHistory(at: end, scope, reader.connection) }
     }
 
     // MARK: Pages

@@ -33,7 +33,8 @@ struct Moment: Sendable, Hashable {
 }
 
 extension MemoryStore {
-    /// Throws `notFound` for a version that is not this store's and a time of which retention gave versions up, `invalidArgument` for a time that is still to come.
+    /// Throws `notFound` for a version that is not this store's, `invalidArgument` for a time that is still to come. Whether the history of
+    /// then is whole is not asked (`requireHistory`).
     func moment(_ point: StorePoint, _ reader: Reader) throws(RemfsError) -> Moment {
         let label = "store \(id)"
         switch point {
@@ -52,7 +53,6 @@ extension MemoryStore {
             // Versions may be ahead of a clock that was set back.
             let latest = max(now().microseconds, try moment(.now, reader).time)
             guard time.microseconds <= latest else { throw RemfsError(.invalidArgument, "the time is still to come") }
-            try requireHistory(at: time)
             return Moment(number: try newest(atOrBefore: time.microseconds, reader), time: time.microseconds)
         }
     }

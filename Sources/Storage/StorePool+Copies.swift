@@ -1,4 +1,5 @@
 import Glibc
+import Logging
 import SQLite
 
 /// Stores that begin as something that is there already: an archive, a store's file, another store.
@@ -25,7 +26,7 @@ extension StorePool {
     /// else and is gone afterwards. One that is damaged, or not made as ours are, is refused.
     package func importStore(_ new: NewStore, fromFile image: String) throws(RemfsError) -> Store {
         try addStore(new) { (id) throws(RemfsError) in
-            try StoreImage.check(image)
+            try self.notingImport(of: try StoreImage.check(image), as: id)
             try StoreImage.give(image, to: id)
             guard unsafe rename(image, self.path(of: id)) == 0 else { throw RemfsError.ofSystem("cannot put the imported store in place") }
             return try self.openFile(of: id, name: new.name, policy: new.policy, isNew: false)
@@ -49,15 +50,17 @@ extension StorePool {
             }
             return try withStore(id) { (source) throws(RemfsError) in
                 try addStore(new) { (id) throws(RemfsError) in
-                    try source.backup(to: self.path(of: id))
-                    try StoreImage.give(self.path(of: id), to: id)
-                    return try self.openFile(of: id, name: new.name, policy: new.policy, isNew: false)
+                    try source.making(.fork, of: nil, as: id, by: author) { () throws(RemfsError) in
+                        try source.backup(to: self.path(of: id))
+                        try StoreImage.give(self.path(of: id), to: id)
+                        return try self.openFile(of: id, name: new.name, policy: new.policy, isNew: false)
+                    }
                 }
             }
         }
         return try withStore(id) { (source) throws(RemfsError) in
-            try source.withSnapshot(at: point) { (snapshot) throws(RemfsError) in
-                try addStore(new) { (id) throws(RemfsError) in
+            try addStore(new) { (id) throws(RemfsError) in
+                try source.makingOfSnapshot(.fork, at: point, as: id, by: author) { (snapshot) throws(RemfsError) in
                     // What the source holds it may hold: its limits may be younger than its files.
                     var limitless = new.policy
                     limitless.contract = false
@@ -77,12 +80,42 @@ extension StorePool {
     }
 }
 
+extension StorePool {
+    /// Notes that a store is made of another one's file, which is here: what is redacted there is looked for in this one.
+    fileprivate func notingImport(of source: StoreID, as id: StoreID) throws(RemfsError) {
+        guard try catalog.contains(source) else { return }
+        do throws(RemfsError) {
+            try withStore(source) { (store) throws(RemfsError) in
+                try store.making(.import, of: nil, as: id, by: Author(.local)) { () throws(RemfsError) in }
+            }
+        } catch {
+            // That one is damaged, perhaps, and this is its backup: no reason not to take it.
+            logger.warning("an import is not noted in the store it is of", metadata: ["store": "\(source)", "error": "\(error)"])
+        }
+    }
+}
+
+extension MemoryStore {
+    /// As `making`, with the snapshot that it is made of.
+    fileprivate func makingOfSnapshot<Answer>(
+        _ kind: StoreCopy.Kind, at point: StorePoint, as store: StoreID, by author: Author,
+        _ body: (StoreSnapshot) throws(RemfsError) -> Answer
+    ) throws(RemfsError) -> Answer {
+        try making(kind, of: point, as: store, by: author) { () throws(RemfsError) in try withSnapshot(at: point, body) }
+    }
+}
+
 /// Files through which something large passes on its way in or out.
 extension StorePool {
     private static let spool = "spool-"
 
     /// A place on the disk of the stores. What a daemon that was killed has left there goes at the next start.
     package func spoolPath(_ name: String) -> String { "\(directory)/\(Self.spool)\(name)" }
+
+    /// The same, for what is made of a store: a redaction in that takes it away.
+    package func spoolPath(_ name: String, of id: StoreID) -> String { "\(directory)/\(Self.spoolName(of: id))\(name)" }
+
+    static func spoolName(of id: StoreID) -> String { "\(spool)\(id)-" }
 
     static func clearSpool(in directory: String) throws(RemfsError) {
         for name in try names(in: directory) where name.hasPrefix(spool) {
@@ -95,7 +128,9 @@ extension StorePool {
 enum StoreImage {
     /// Throws `invalidArgument` where it is no store's file, has a schema that is not ours to the letter (a trigger would run with our
     /// rights), or is not sound from end to end; `unsupported` where a newer remfs wrote it.
-    static func check(_ path: String) throws(RemfsError) {
+    ///
+    /// Answers which store's it is.
+    static func check(_ path: String) throws(RemfsError) -> StoreID {
         let refused = "the file is no store of remfs that can be imported"
         let version: Int
         var store: StoreID?
@@ -133,6 +168,7 @@ enum StoreImage {
             let first = diagnosis.findings.first.map { ": \($0.kind.rawValue), \($0.message)" } ?? ""
             throw RemfsError(.invalidArgument, "\(refused): it is damaged\(first). Put it in place of its own store and run remfs doctor")
         }
+        return id
     }
 
     /// The statements that made a schema, without SQLite's own tables.
@@ -161,8 +197,12 @@ enum StoreImage {
                 DELETE FROM ledger;
                 UPDATE inode SET mount = NULL, request = NULL WHERE mount IS NOT NULL;
                 UPDATE extent SET mount = NULL, request = NULL WHERE mount IS NOT NULL;
-                COMMIT
                 """)
+            // What was made of the other one. A file of an older remfs has no such table.
+            if try connection.integer("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'copy'") == 1 {
+                try connection.execute("DELETE FROM copy")
+            }
+            try connection.execute("COMMIT")
             _ = try connection.checkpoint(.truncate)
         }
     }

@@ -9,7 +9,7 @@ import Threads
 package final class StorePool: Sendable {
     package let catalog: Catalog
     let directory: String
-    private let logger: Logger
+    let logger: Logger
     private let lockFile: Int32
     private let ballast: Ballast
     private let entries = Mutex<[StoreID: Entry]>([:])
@@ -406,7 +406,7 @@ package final class StorePool: Sendable {
             willBlock: willBlock, schedule: { [upkeep] in upkeep.schedule($0, needsCheckpoint: $1) },
             synchronize: { [syncer] store, done in syncer.synchronize(store, done) },
             keepsOrphans: { [weak self] in self?.isTakingOver.load(ordering: .acquiring) ?? false }, logger: logger,
-            refused: { [refusals] in refusals.tell(of: $1, in: $0) }, hooks: hooks)
+            refused: { [refusals] in refusals.tell(of: $1, in: $0) }, stateDirectory: directory, hooks: hooks)
     }
 
     /// From now on stores are opened for mounts that a predecessor has served, and nothing that their callers may have open is deleted,

@@ -81,7 +81,7 @@ extension MemoryStore {
                 }
             } else {
                 let moment = try self.moment(point, reader)
-                try self.requireHistory(at: Timestamp(microseconds: moment.time))
+                try self.requireHistory(at: moment, .prefix("/"), reader.connection)
                 items = try StoreSnapshot.items(at: moment, reader, label: label)
             }
             return try body(StoreSnapshot(items, reader, label: label))

@@ -18,6 +18,13 @@ extension StoreState {
         var needsRewriting: Bool { rewritten < wanted }
     }
 
+    /// The version that the mark names: the last one, if several were redacted together.
+    func redactionsUnderWay() throws(RemfsError) -> [Int64] {
+        try query { () throws(SQLiteError) in
+            try writer.integer("SELECT value FROM property WHERE name = '\(Self.redactionMark)'").map { [$0] } ?? []
+        }
+    }
+
     /// What a change of a version's row needs to know of it.
     struct VersionFacts {
         let number: Int64
@@ -39,8 +46,10 @@ extension StoreState {
 
     /// Blanks a version: content, path, hash and size go, the row stays. What shares its chunks keeps them. Once is enough.
     ///
+    /// Answers the lowest number under which any of its bytes were written; nil: it was redacted before.
+    ///
     /// - Throws: `notFound`; `invalidArgument` for the head of a live memory.
-    func redact(_ number: Int64, by actor: MemoryActor) throws(RemfsError) {
+    func redact(_ number: Int64, by actor: MemoryActor) throws(RemfsError) -> Int64? {
         if isDeleted { throw RemfsError(.gone, "\(label) was deleted") }
         let version = VersionID(store: id, number: number)
         func look() throws(RemfsError) -> VersionFacts {
@@ -49,7 +58,7 @@ extension StoreState {
             return found
         }
         var facts = try look()
-        if facts.isRedacted { return }
+        if facts.isRedacted { return nil }
         // A memory that was unlinked a moment ago is told as deleted first: then its last content is no head any more.
         try sealRemovals(all: true) { $0.memory == facts.memory }
         facts = try look()
@@ -100,6 +109,8 @@ extension StoreState {
         }
         didDropSearchIndex()
         scrub.wanted += 1
+        // A chunk's number tells the save that wrote it.
+        return chunks.reduce(number) { min($0, $1 >> 20) }
     }
 
     /// Files that read from one of these chunks and neither count it nor have a head that does: unlinked ones that somebody may have open,

@@ -140,6 +140,44 @@ extension ServeTests {
             }
         }
 
+        /// What is known of the same bytes elsewhere is told, and taken along where it is asked for.
+        @Test func aRedactionSaysWhatIsLeft() throws {
+            try DaemonProcess.with { daemon in
+                let store = try Self.create(daemon)
+                let (_, versions) = try Self.memory(daemon, store, "/a.md", Self.secret, "clean")
+                let (_, others) = try Self.memory(daemon, store, "/b.md", Self.secret)
+                try daemon.output("store", "backup", "notes", "\(daemon.directory)/backup.sqlite")
+                try daemon.output("export", "notes", "-o", "\(daemon.directory)/notes.tar")
+                try daemon.output("store", "fork", "notes", "fork", "--history")
+                let kept = try #require(store.split(separator: "/").last) + ".sqlite"
+                try Data(Self.secret.utf8).write(to: URL(fileURLWithPath: "\(daemon.state)/stores/\(kept).schema-1"))
+                let told = try daemon.remfs("redact", "notes", versions[0])
+                #expect(told.status == 0 && told.output == "\(versions[0])\n", "\(told.errors)")
+                let lines = told.errors.split(separator: "\n").map(String.init)
+                #expect(lines.count { $0.contains("holds it now") } == 2, "\(told.errors)")
+                #expect(lines.contains { $0.contains(others[0]) && $0.contains("/b.md") })
+                #expect(lines.count { $0.contains("backup of") } == 1, "\(told.errors)")
+                // It was the head of /b.md when that was exported, and of /a.md no longer.
+                #expect(lines.count { $0.contains("export of") } == 1, "\(told.errors)")
+
+                for name in ["notes", "fork"] { try daemon.output("memory", "rm", name, "b.md") }
+                let answer = try daemon.remfs("redact", "notes", others[0], "--derived", "--json").json()
+                let redaction = try #require((answer["data"] as? [[String: Any]])?.first)
+                #expect(
+                    Set(redaction.keys) == ["type", "version", "derived", "removed", "remaining", "omitted", "hidden"]
+                        && redaction["type"] as? String == "memory_redaction")
+                #expect((redaction["derived"] as? [[String: Any]])?.count == 2)
+                let kinds = try #require(redaction["remaining"] as? [[String: Any]]).compactMap { $0["kind"] as? String }
+                #expect(kinds.sorted() == ["backup", "export"], "\(kinds)")
+                #expect(try Self.traces(daemon) == [])
+                let target = "\(store)/memory_versions/\(others[0])/redact"
+                #expect(try daemon.http("POST", target, "{}").json()["type"] as? String == "memory_version")
+                #expect(try daemon.http("POST", target, #"{"derived": 1}"#).status == 400)
+                #expect(try daemon.http("POST", target, #"{"all": true}"#).status == 400)
+                #expect(try daemon.http("POST", target, "[").status == 400)
+            }
+        }
+
         @Test func retentionMakesTheFileSmaller() throws {
             try DaemonProcess.prepared { daemon in
                 let clock = try #require(daemon.environment["HOME"]) + "/clock"

@@ -112,8 +112,6 @@ import Threads
             #expect(try test.store.content(of: left[1]) == contents[32])
             try expectSound(test)
             let begins = try #require(try test.store.historyBegins())
-            #expect(RemfsError.code { try test.store.requireHistory(at: Timestamp(microseconds: begins.microseconds - 1)) } == .notFound)
-            try test.store.requireHistory(at: begins)
             // What is not known any more is not taken for what was not there.
             let early = StorePoint.time(Timestamp(microseconds: begins.microseconds - 1))
             for point in [early, .version(pinned.id)] {
@@ -245,7 +243,123 @@ import Threads
         }
     }
 
+    // MARK: Memory by memory
+
+    /// Updates a memory so often that its first versions are too many once they are old.
+    private func fill(_ test: TestStore, _ path: String, _ count: Int) throws -> Memory {
+        var memory = try test.create(path, "\(path) 0")
+        for place in 1..<count {
+            memory = try #require(
+                try test.store.commit(.update(memory.id, content: bytes("\(path) \(place)"), path: nil), by: Self.author))
+        }
+        return memory
+    }
+
+    @Test func whatIsCompleteGoesBackThoughOtherThingsAreNot() throws {
+        try with(days: 1) { test, pass in
+            let whole = try test.create("/whole/a.md", "first")
+            let busy = try fill(test, "/busy/b.md", 14)
+            let then = test.store.now()
+            for place in 0..<14 {
+                _ = try test.store.commit(.update(busy.id, content: bytes("later \(place)"), path: nil), by: Self.author)
+            }
+            _ = try test.store.commit(.update(whole.id, content: bytes("second"), path: nil), by: Self.author)
+            let young = try test.create("/young.md", "new")
+            pass(2)
+            #expect(try test.store.collectGarbage(isDryRun: false).versions == 18)
+            #expect(try test.store.historyBegins() == nil, "something is left of each")
+            let point = StorePoint.time(then)
+            func code(_ scope: StoreScope) -> RemfsError.Code? {
+                RemfsError.code { _ = try test.store.restore(to: point, scope, isDryRun: true, by: Self.author) }
+            }
+            for scope in [StoreScope.prefix("/"), .prefix("/busy/"), .path("/busy/b.md"), .memory(busy.id)] {
+                #expect(code(scope) == .notFound, "\(scope)")
+                #expect(
+                    RemfsError.code { _ = try StoreComparison(test.store, at: point, with: test.store, at: .now, scope) } == .notFound,
+                    "\(scope)")
+            }
+            for scope in [StoreScope.prefix("/whole/"), .path("/whole/a.md"), .memory(whole.id), .memory(young.id), .path("/young.md")] {
+                #expect(code(scope) == nil, "\(scope)")
+            }
+            #expect(RemfsError.code { _ = try test.store.export(at: point) { _ in } } == .notFound)
+            // Before it was there, nothing of it is missing; nor is anything once its oldest version is left.
+            let first = try #require(try test.versions().first)
+            #expect(try test.store.export(at: .version(first.id)) { _ in } == 1)
+            let oldest = try #require(try test.versions().first { $0.memory == busy.id })
+            #expect(try test.store.export(at: .version(oldest.id)) { _ in } == 2)
+            _ = try test.store.restore(to: point, .prefix("/whole/"), by: Self.author)
+            #expect(text(try test.store.content(of: test.memory("/whole/a.md"))) == "first")
+            try test.reopen()
+            #expect(code(.prefix("/busy/")) == .notFound)
+            try expectSound(test)
+        }
+    }
+
+    @Test func whatMayHaveBeenSomewhereElseIsMissedThere() throws {
+        try with(days: 1) { test, pass in
+            let moved = try test.create("/in/a.md", "0")
+            _ = try test.create("/in/other.md", "other")
+            _ = try test.store.commit(.update(moved.id, content: nil, path: MemoryPath("/out/a.md")), by: Self.author)
+            let then = test.store.now()
+            for place in 0..<12 {
+                _ = try test.store.commit(.update(moved.id, content: bytes("later \(place)"), path: nil), by: Self.author)
+            }
+            pass(2)
+            #expect(try test.store.collectGarbage(isDryRun: false).versions == 4)
+            for scope in [StoreScope.prefix("/in/"), .path("/in/a.md"), .prefix("/elsewhere/")] {
+                let code = RemfsError.code { _ = try test.store.restore(to: .time(then), scope, isDryRun: true, by: Self.author) }
+                #expect(code == .notFound, "\(scope): one of them had another path")
+            }
+            try expectSound(test)
+        }
+    }
+
+    /// It might have been anywhere.
+    @Test func ofWhatIsForgottenNobodyKnowsWhereItWas() throws {
+        try with(days: 1) { test, pass in
+            let gone = try test.create("/a/gone.md", "x")
+            let kept = try test.create("/b/kept.md", "one")
+            let then = test.store.now()
+            _ = try test.store.commit(.update(kept.id, content: bytes("two"), path: nil), by: Self.author)
+            _ = try test.store.commit(.delete(gone.id), by: Self.author)
+            let after = test.store.now()
+            _ = try test.store.commit(.update(kept.id, content: bytes("three"), path: nil), by: Self.author)
+            pass(2)
+            #expect(try test.store.collectGarbage(isDryRun: false).memories == 1)
+            func code(_ time: Timestamp, _ scope: StoreScope) -> RemfsError.Code? {
+                RemfsError.code { _ = try test.store.restore(to: .time(time), scope, isDryRun: true, by: Self.author) }
+            }
+            #expect(code(then, .prefix("/b/")) == .notFound && code(then, .path("/b/kept.md")) == .notFound)
+            #expect(code(then, .memory(kept.id)) == nil && code(after, .prefix("/")) == nil)
+            try expectSound(test)
+        }
+    }
+
     // MARK: Files of before
+
+    private static let undoFifth =
+        "DROP TABLE copy; DROP INDEX version_by_gap; ALTER TABLE version DROP COLUMN gap; ALTER TABLE version DROP COLUMN strayed"
+
+    /// What an older remfs gave up, it kept no account of but that it did.
+    @Test func gapsOfBeforeAreTakenForTheWorst() throws {
+        try with(days: 1) { test, pass in
+            _ = try fill(test, "/busy/b.md", 14)
+            let then = test.store.now()
+            _ = try fill(test, "/c.md", 14)
+            pass(2)
+            #expect(try test.store.collectGarbage(isDryRun: false).versions == 8)
+            try test.store.close()
+            let old = try Connection(path: test.store.path, mode: .readWrite)
+            try old.execute("\(Self.undoFifth); PRAGMA user_version = 4")
+            _ = try old.checkpoint(.truncate)
+            try test.reopenClosed()
+            func code(_ point: StorePoint, _ scope: StoreScope) -> RemfsError.Code? {
+                RemfsError.code { _ = try test.store.restore(to: point, scope, isDryRun: true, by: Self.author) }
+            }
+            #expect(code(.time(then), .prefix("/elsewhere/")) == .notFound && code(.now, .prefix("/")) == nil)
+            try expectSound(test)
+        }
+    }
 
     /// A file as the schema before this one left it.
     @Test func anOlderFileIsUpgraded() throws {
@@ -254,7 +368,8 @@ import Threads
             _ = try test.store.commit(.update(memory.id, content: bytes("two words"), path: nil), by: Self.author)
             try test.store.close()
             let old = try Connection(path: test.store.path, mode: .readWrite)
-            try old.execute("ALTER TABLE version DROP COLUMN pinned; ALTER TABLE version DROP COLUMN pruned; PRAGMA user_version = 3")
+            let undoFourth = "ALTER TABLE version DROP COLUMN pinned; ALTER TABLE version DROP COLUMN pruned"
+            try old.execute("\(Self.undoFifth); \(undoFourth); PRAGMA user_version = 3")
             _ = try old.checkpoint(.truncate)
             let store = try MemoryStore(
                 id: test.id, name: "test", path: test.store.path, policy: Policy(), isArchived: false, isNew: false,
@@ -265,6 +380,7 @@ import Threads
             #expect(try store.pin(versions[1].id, true).isPinned)
             #expect(try store.search(SearchQuery("words"), under: "/", after: 0, limit: 9).hits.map(\.memory.path) == ["/a.md"])
             #expect(try store.redact(versions[1].id, by: Self.author).redacted != nil)
+            #expect(store.keptCopies() == [], "it held what was redacted")
             #expect(try store.check().isSound)
             try store.close()
         }

@@ -145,6 +145,9 @@ final class TestStore {
         for mount in mounts { try store.attach(mount.origin) }
     }
 
+    /// As `reopen`, of a store that was closed already.
+    func reopenClosed() throws { store = try Self.open(store.path, id, policy, isNew: false) }
+
     /// How long opening takes, as a daemon that starts does it.
     func timeOfReopening() throws -> Duration {
         try store.close()
