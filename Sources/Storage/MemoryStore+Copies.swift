@@ -210,7 +210,7 @@ extension StoreState {
     func note(
         _ kind: StoreCopy.Kind, since: Int64, until: Int64, store: StoreID?, actor: MemoryActor
     ) throws(RemfsError) -> Int64 {
-        if isDeleted { throw RemfsError(.stale, "\(label) was deleted") }
+        if isDeleted { throw RemfsError(.gone, "\(label) was deleted") }
         let time = now() / 1_000
         var number: Int64 = 0
         try commit { () throws(SQLiteError) in

@@ -266,7 +266,7 @@ package final class MemoryStore: Sendable {
         state.withLock { $0.isArchived || $0.isDeleted || $0.policy.access == .readOnly ? .readOnly : .readWrite }
     }
 
-    /// From now on everything answers `stale`: the store was deleted.
+    /// From now on everything answers `gone`: the store was deleted.
     func markDeleted() {
         state.withLock { state in
             state.isDeleted = true
