@@ -144,6 +144,26 @@ extension ServeTests {
             }
         }
 
+        /// `é` as one scalar and as two: equal to Unicode and to Swift, and not the same.
+        @Test func whatDiffersInBytesDiffers() throws {
+            try DaemonProcess.with { daemon in
+                let (one, two) = ("\u{e9}", "e\u{301}")
+                let id = try daemon.output("store", "create", "notes", "--metadata", "\(one)=1", "--metadata", "\(two)=2")
+                    .trimmingCharacters(in: .newlines)
+                func metadata(_ text: String) throws -> Bool {
+                    Data(try daemon.http("GET", "/v1/memory_stores/\(id)").body).range(of: Data(text.utf8)) != nil
+                }
+                #expect(try metadata("\"\(one)\":\"1\"") && metadata("\"\(two)\":\"2\""))
+                try daemon.output("store", "set", "notes", "--metadata", "\(one)=")
+                #expect(try !metadata("\"\(one)\":") && metadata("\"\(two)\":\"2\""))
+                // An editor that changes nothing but the form.
+                try daemon.output("memory", "write", "notes", "/a", input: one)
+                let edited = try daemon.remfs("memory", "edit", "notes", "/a", environment: ["EDITOR": "sh -c 'printf \(two) > \"$0\"'"])
+                #expect(edited.status == 0 && edited.errors.isEmpty, "\(edited.errors)")
+                #expect(try daemon.output("memory", "cat", "notes", "/a").utf8.elementsEqual(two.utf8))
+            }
+        }
+
         @Test func historyIsListedComparedAndRestored() throws {
             try DaemonProcess.with { daemon in
                 try daemon.output("store", "create", "notes")
@@ -273,7 +293,8 @@ extension ServeTests {
             ["memory", "ls"], ["memory", "cat"],
             ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["merge"],
             ["mount"],
-            ["unmount"],
+            ["unmount"], ["session"], ["session", "events"], ["session", "redact"], ["search"], ["redact"], ["pin"], ["unpin"], ["key"],
+            ["key", "create"], ["key", "list"], ["key", "revoke"], ["store", "gc"],
         ]
 
         @Test(arguments: commands) func everyCommandHasHelp(_ command: [String]) throws {
