@@ -80,9 +80,12 @@ extension MemoryStore {
         var scrubber = PageScrubber(connection)
         _ = try file { () throws(SQLiteError) in try connection.checkpoint(.passive) }
         try scrubber.scrubAll()
+        // What an earlier turn has moved into the file and not looked at yet.
+        var pending: Set<Int> = []
         while true {
-            guard let before = journal.pages() else { throw .unfit("the journal cannot be read") }
-            var (frames, isMoved) = (0, before.count == 0)
+            guard var before = journal.pages() else { throw .unfit("the journal cannot be read") }
+            before.pages.formUnion(pending)
+            var (frames, isMoved) = (0, before.pages.isEmpty)
             if before.count > Self.worthMoving {
                 let outcome = try file { () throws(SQLiteError) in try connection.checkpoint(.passive) }
                 (frames, isMoved) = (outcome.frames, outcome.moved >= before.count)
@@ -94,7 +97,8 @@ extension MemoryStore {
                 try file { () throws(SQLiteError) in try connection.synchronizeFile() }
                 return true
             case .lost: return false
-            case .inUse:
+            case .inUse(let pages):
+                pending = pages
                 guard StoreState.monotonic() < deadline else {
                     throw .store(
                         RemfsError(.busy, "somebody still reads from the journal of store \(id), as a backup or a check does"))
@@ -104,7 +108,13 @@ extension MemoryStore {
         }
     }
 
-    private enum Outcome { case done, inUse, lost }
+    private enum Outcome {
+        case done
+        /// Somebody reads from the journal. These pages may be in the file by now.
+        case inUse(Set<Int>)
+        /// It is not known which pages were written.
+        case lost
+    }
 
     /// With the lock held: what came since `before`.
     private func finish(
@@ -120,7 +130,7 @@ extension MemoryStore {
             } catch {
                 return .failure(.file(error))
             }
-            guard isEmpty else { return .success(.inUse) }
+            guard isEmpty else { return .success(.inUse(after.pages.union(before.pages))) }
             state.uncheckpointed = 0
             // They are of before, and would be written again with what was in them.
             state.writer.forgetPages()

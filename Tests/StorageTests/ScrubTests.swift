@@ -205,6 +205,50 @@ import Threads
         }
     }
 
+    /// It reads from the journal, which so cannot be emptied: what was written before is cleaned nevertheless.
+    @Test(arguments: [1, 60]) func aReaderThatComesMeanwhileIsWaitedFor(_ saves: Int) throws {
+        try TestStore.with { test in
+            let version = try Self.fill(test)
+            let mount = test.mounts[0]
+            let reader = try Connection(path: test.store.path, mode: .readWrite)
+            let ending = Mutex<Threads.Thread?>(nil)
+            var random = SeededRandom(seed: 78)
+            var calls = 0
+            var failure: (any Error)?
+            test.store.checkpointer.withLock { connection in
+                connection.fault = {
+                    calls += 1
+                    guard calls == 3 else { return nil }
+                    do {
+                        for _ in 0..<saves { try mount.save("/f\(1 + 3 * random.below(19)).md", random.text(random.below(9_000))) }
+                        try reader.execute("BEGIN")
+                        _ = try reader.integer("SELECT count(*) FROM version")
+                        for _ in 0..<saves { try mount.save("/f\(1 + 3 * random.below(19)).md", random.text(random.below(9_000))) }
+                    } catch { failure = error }
+                    ending.withLock {
+                        $0 = Threads.Thread("reader") {
+                            usleep(150_000)
+                            // Where that fails the redaction does as well, and says so.
+                            try? reader.execute("COMMIT")
+                        }
+                    }
+                    return nil
+                }
+            }
+            let begin = StoreState.monotonic()
+            _ = try test.store.redact(version, by: Self.author)
+            #expect(StoreState.monotonic() - begin > 140_000_000, "it waited")
+            test.store.checkpointer.withLock { $0.fault = nil }
+            ending.withLock { $0 }?.join()
+            #expect(failure == nil && calls > 3)
+            #expect(try Traces.of([Self.secret, "qzxjvkw"], in: test) == [])
+            for place in 0..<40 { try mount.save("/f\(1 + 3 * (place % 19)).md", random.text(3_000)) }
+            try test.settleAll()
+            #expect(try Traces.of([Self.secret, "qzxjvkw"], in: test) == [])
+            #expect(try test.store.check().isSound)
+        }
+    }
+
     @Test func aThreadThatNeverPausesIsNotInTheWay() throws {
         try TestStore.with { test in
             let version = try Self.fill(test)
