@@ -190,3 +190,24 @@ const char *csqlite_private_vfs(void) {
     pthread_once(&once, prepare);
     return is_ready ? our_vfs.zName : NULL;
 }
+
+static sqlite3_file *file_of(sqlite3 *db) {
+    sqlite3_file *file = NULL;
+    int code = sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &file);
+    return code == SQLITE_OK && file && file->pMethods ? file : NULL;
+}
+
+int csqlite_read_file(sqlite3 *db, void *bytes, int count, sqlite3_int64 offset) {
+    sqlite3_file *file = file_of(db);
+    return file ? file->pMethods->xRead(file, bytes, count, offset) : SQLITE_IOERR;
+}
+
+int csqlite_write_file(sqlite3 *db, const void *bytes, int count, sqlite3_int64 offset) {
+    sqlite3_file *file = file_of(db);
+    return file ? file->pMethods->xWrite(file, bytes, count, offset) : SQLITE_IOERR;
+}
+
+int csqlite_sync_file(sqlite3 *db) {
+    sqlite3_file *file = file_of(db);
+    return file ? file->pMethods->xSync(file, SQLITE_SYNC_NORMAL) : SQLITE_IOERR;
+}

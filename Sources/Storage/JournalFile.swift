@@ -93,6 +93,36 @@ final class JournalFile: Sendable {
         return committed >= frames ?? 0
     }
 
+    /// Which pages of the database stand in the journal.
+    struct Pages {
+        /// Of the journal's header: another one once it was started over. Empty: it has none.
+        var salt: [UInt8] = []
+        var count = 0
+        /// Those of the frames that are not in `before`.
+        var pages: Set<Int> = []
+    }
+
+    /// The pages of all frames of this turn of the journal, of transactions that were taken back too; nil: it cannot be read.
+    ///
+    /// - Parameter before: what was answered earlier: frames of the same turn that it counts are left out.
+    func pages(after before: Pages = Pages()) -> Pages? {
+        var status = stat()
+        guard unsafe fstat(file, &status) == 0 else { return nil }
+        guard status.st_size >= Self.headerSize, let header = read(Self.headerSize, at: 0) else {
+            return status.st_size == 0 ? Pages() : nil
+        }
+        var found = Pages(salt: Array(header[16..<24]))
+        let size = Self.frameHeaderSize + Int(Self.word(header, 8))
+        if found.salt == before.salt { found.count = before.count }
+        while Self.headerSize + found.count * size + Self.frameHeaderSize <= Int(status.st_size) {
+            guard let frame = read(Self.frameHeaderSize, at: Self.headerSize + found.count * size) else { return nil }
+            guard frame[8..<16].elementsEqual(found.salt) else { break }
+            found.pages.insert(Int(Self.word(frame, 0)))
+            found.count += 1
+        }
+        return found
+    }
+
     private func read(_ count: Int, at offset: Int) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: count)
         return unsafe bytes.withUnsafeMutableBytes { unsafe pread(file, $0.baseAddress, count, off_t(offset)) } == count ? bytes : nil

@@ -16,16 +16,18 @@ extension MemoryStore {
         let needsHashes = diagnosis.findings.contains { $0.kind == .chainLong || $0.kind == .countWrong }
         let kept = Diagnosis.placeToKeep(path)
         var repaired = Diagnosis(store: id, name: nil, file: path)
-        // The locks in their order. A save that is being made ready speaks of the tree as it was.
-        let newest = try preparing.withLock { _ throws(RemfsError) in
-            try state.withLock { (state) throws(RemfsError) -> Int64 in
-                if state.isDeleted { throw RemfsError(.gone, "\(state.label) was deleted") }
-                try StoreExamination.keep(state.writer, at: kept, label: state.label)
-                // A directory's times are in memory only; they are no reason to give up.
-                try? state.writeDirectoryTimes()
-                try StoreExamination.repair(state.writer, id, path: path, hashes: needsHashes, into: &repaired)
-                state = try state.takenOutAgain()
-                return state.lastVersion
+        // The locks in their order. The file is not cleaned meanwhile, and a save that is being made ready speaks of the tree as it was.
+        let newest = try scrubbing.withLock { _ throws(RemfsError) in
+            try preparing.withLock { _ throws(RemfsError) in
+                try state.withLock { (state) throws(RemfsError) -> Int64 in
+                    if state.isDeleted { throw RemfsError(.gone, "\(state.label) was deleted") }
+                    try StoreExamination.keep(state.writer, at: kept, label: state.label)
+                    // A directory's times are in memory only; they are no reason to give up.
+                    try? state.writeDirectoryTimes()
+                    try StoreExamination.repair(state.writer, id, path: path, hashes: needsHashes, into: &repaired)
+                    state = try state.takenOutAgain()
+                    return state.lastVersion
+                }
             }
         }
         announce(newest)

@@ -14,11 +14,11 @@ package final class MemoryStore: Sendable {
     let readers: ReaderPool
     let environment: StoreEnvironment
     /// The WAL: what `fsync` on a file waits for.
-    private let journal: JournalFile
+    let journal: JournalFile
     /// Versions that were sealed, for those who wait for the next.
     private let newest: Mutex<Int64>
     private let versionAdded = Condition()
-    private let checkpointer: Mutex<Connection>
+    let checkpointer: Mutex<Connection>
     /// Held while a large save is made ready to be sealed; taken before the store's lock.
     let preparing = Mutex(())
     /// Held while the file is cleaned after redactions; taken before the locks of checkpoints and of the store.
@@ -363,6 +363,8 @@ package final class MemoryStore: Sendable {
     func checkpoint(empties: Bool = false) throws(RemfsError) -> Bool {
         // What a failed sync may have dropped is not to be copied.
         if journal.hasFailed { try synchronizeNow() }
+        // The file is being cleaned, which may take a while: it does its own.
+        if state.withLock({ $0.scrub.isRunning }) { return false }
         let outcome = checkpointer.withLock { connection -> Result<(frames: Int, moved: Int), SQLiteError> in
             do throws(SQLiteError) { return .success(try connection.checkpoint(.passive)) } catch { return .failure(error) }
         }
@@ -376,6 +378,7 @@ package final class MemoryStore: Sendable {
                 return false
             }
             return try state.withLock { (state) throws(RemfsError) in
+                if state.scrub.isRunning { return false }
                 let outcome = try state.query { () throws(SQLiteError) in try state.writer.checkpoint(empties ? .truncate : .passive) }
                 state.uncheckpointed = 0
                 return empties && outcome.frames == 0

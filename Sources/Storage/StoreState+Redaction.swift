@@ -8,14 +8,13 @@ extension StoreState {
 
     /// How far the cleaning of the file after a redaction has come. A kill starts it over.
     struct Scrub {
-        /// Redactions since the store was opened, and those of them after which all tables were written anew.
+        /// Redactions since the store was opened, and those of them of which nothing is left in the file.
         var wanted = 0
-        var rewritten = 0
-        /// Those after which the journal was emptied as well: nothing is left to do.
         var done = 0
+        /// The file is being written to past SQLite: no checkpoint may run.
+        var isRunning = false
 
         var isNeeded: Bool { done < wanted }
-        var needsRewriting: Bool { rewritten < wanted }
     }
 
     /// The version that the mark names: the last one, if several were redacted together.
