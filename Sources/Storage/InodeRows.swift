@@ -45,6 +45,7 @@ struct InodeRows: Sendable {
             """)
         row.bind(first, at: 1)
         row.bind(end, at: 2)
+        var authors = AuthorRows()
         while try row.step() {
             let mode = UInt32(truncatingIfNeeded: row.integer(4))
             let (isRegular, isLink) = (mode & UInt32(S_IFMT) == UInt32(S_IFREG), mode & UInt32(S_IFMT) == UInt32(S_IFLNK))
@@ -58,7 +59,7 @@ struct InodeRows: Sendable {
                     modified: row.integer(11), changed: row.integer(12), content: isRegular ? Content(row, column: 13, size: size) : .empty,
                     digest: !isRegular ? nil : size == 0 ? .ofNothing : unsafe row.withBytes(14) { unsafe Digest(bytes: $0) },
                     memory: row.integerOrNil(15), version: row.integerOrNil(16), created: row.integer(17), updated: row.integer(18),
-                    author: row.text(19).flatMap { Author(row: $0) }, target: isLink ? row.bytes(13) : nil,
+                    author: authors.author(row.text(19)), target: isLink ? row.bytes(13) : nil,
                     request: LedgerEntry(row, column: 20, answer: row.integer(0))))
         }
     }

@@ -120,9 +120,25 @@ extension Author {
     }
 
     init?(row: String) {
-        let fields = row.split(separator: "\u{1f}", maxSplits: 3, omittingEmptySubsequences: false).map(String.init)
+        let fields = row.utf8.split(separator: 0x1f, maxSplits: 3, omittingEmptySubsequences: false).map { String(Substring($0)) }
         guard fields.count == 4, let actor = MemoryActor(id: fields[0]) else { return nil }
         self.init(
             actor, writer: Writer(uid: UInt32(fields[1]), pid: Int32(fields[2]), command: fields[3].isEmpty ? nil : fields[3]))
+    }
+}
+
+/// Authors as rows have them, while many rows are read: most are by few.
+struct AuthorRows {
+    private var known: [String: Author] = [:]
+    /// A store may have many writers, and each of them few rows.
+    private static let most = 256
+
+    mutating func author(_ row: String?) -> Author? {
+        guard let row else { return nil }
+        if let author = known[row] { return author }
+        guard let author = Author(row: row) else { return nil }
+        if known.count >= Self.most { known = [:] }
+        known[row] = author
+        return author
     }
 }

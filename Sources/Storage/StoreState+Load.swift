@@ -20,13 +20,15 @@ extension StoreState {
         // On a full disk nothing is sealed either, so the drafts still say it.
         try unlessFull { () throws(RemfsError) in try keepInLedger(drafted ?? []) }
         try recoverRemovals(orphaned)
+        openSaves = []
+        // Clients wait: what is closed is sealed by upkeep, as ever, and those who ask for versions seal it first.
+        if keepingOrphans { return }
         // Upkeep goes on with them once there is room.
         try unlessFull { () throws(RemfsError) in
             try sealQueued()
             try sealRemovals(all: true)
-            if !keepingOrphans { try deleteOrphans { _ in false } }
+            try deleteOrphans { _ in false }
         }
-        openSaves = []
     }
 
     /// What was begun and is to be gone on with.
@@ -110,7 +112,7 @@ extension StoreState {
     }
 
     func loadHead(memory: Int64, version: Int64, created: Int64) throws(SQLiteError) -> MemoryHead? {
-        let row = try writer.prepare("SELECT content, size, digest, began FROM version WHERE number = ?1")
+        let row = try statements.cached("SELECT content, size, digest, began FROM version WHERE number = ?1")
         row.bind(version, at: 1)
         defer { row.reset() }
         guard try row.step() else { return nil }
@@ -177,6 +179,7 @@ extension StoreState {
             WHERE number >= ?1 AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.number = extent.number) ORDER BY number
             """)
         row.bind(from << 20, at: 1)
+        var authors = AuthorRows()
         while try row.step() {
             let number = row.integer(0)
             if noted != nil, let entry = LedgerEntry(row, column: 7, answer: row.integer(2) == 0 ? row.integer(4) : 0) {
@@ -187,7 +190,7 @@ extension StoreState {
             if inode.drafts == nil { inode.drafts = Drafts(sealedSize: inode.sealedSize) }
             let drafts = inode.drafts!
             if drafts.saves.last?.group != group {
-                let author = row.text(6).flatMap { Author(row: $0) } ?? inode.changedBy ?? Author(.user(uid: inode.uid))
+                let author = authors.author(row.text(6)) ?? inode.changedBy ?? Author(.user(uid: inode.uid))
                 let save = Save(group: group, author: author, origin: 0, at: 0, size: inode.size, modified: inode.modified)
                 save.isClosed = true
                 drafts.saves.append(save)
@@ -223,12 +226,13 @@ extension StoreState {
                     origin: 0, due: 0, inode: inode.number))
         }
         var removed: [Removal] = []
+        var authors = AuthorRows()
         try query { () throws(SQLiteError) in
             let row = try writer.prepare("SELECT memory, path, version, author FROM removal")
             while try row.step() {
                 let memory = row.integer(0)
                 let head = try loadHead(memory: memory, version: row.integer(2), created: 0)
-                let author = row.text(3).flatMap { Author(row: $0) } ?? Author(.user(uid: 0))
+                let author = authors.author(row.text(3)) ?? Author(.user(uid: 0))
                 removed.append(
                     Removal(
                         memory: memory, head: head, path: row.text(1) ?? "", parent: 0, name: Array("\(memory)".utf8), author: author,
