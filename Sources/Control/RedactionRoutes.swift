@@ -19,16 +19,17 @@ struct RedactionRoutes: Sendable {
         let (id, version) = (try context.storeID, try context.versionID)
         let parsed = try await request.collectOptionalFields()
         let stores = stores
-        let redaction = try await stores.run { () throws(RemfsError) -> Wire.Redaction? in
-            // The store first: an unknown one is 404 whatever the body says.
-            _ = try stores.catalog.store(id)
-            let body = try parsed.get()
-            try body?.allow("derived")
-            guard let derived = try body?.boolean("derived") else { return nil }
-            return try Wire.Redaction(
-                try stores.redact(version, in: id, derived: derived, scopes: context.scopes, by: context.author), of: id, stores)
+        // What is unknown is 404 whatever the body says.
+        try await stores.perform(id) { (store) throws(RemfsError) in _ = try store.version(version) }
+        let body = try parsed.get()
+        try body?.allow("derived")
+        if let derived = try body?.boolean("derived") {
+            let redaction = try await stores.run { () throws(RemfsError) in
+                try Wire.Redaction(
+                    try stores.redact(version, in: id, derived: derived, scopes: context.scopes, by: context.author), of: id, stores)
+            }
+            return try context.responseEncoder.encode(redaction, from: request, context: context)
         }
-        if let redaction { return try context.responseEncoder.encode(redaction, from: request, context: context) }
         let answer = try await stores.perform(id) { (store) throws(RemfsError) in
             try Wire.Version(try store.redact(version, by: context.author), in: store, .full)
         }
