@@ -130,10 +130,11 @@ extension MemoryStore {
     // MARK: Kept files
 
     /// Copies of the store's file that were kept beside it: of before an upgrade, or a repair.
-    package func keptCopies() -> [String] {
+    ///
+    /// - Throws: what listing their directory does: then nobody is to say that there are none.
+    package func keptCopies() throws(RemfsError) -> [String] {
         let slash = path.lastIndex(of: "/") ?? path.startIndex
-        // What cannot be listed is no reason to redact nothing.
-        let names = (try? StorePool.names(in: String(path[..<slash]))) ?? []
+        let names = try StorePool.names(in: String(path[..<slash]))
         let name = String(path[path.index(after: slash)...])
         return names.filter { $0.hasPrefix(name + ".") && !$0.hasSuffix("-wal") && !$0.hasSuffix("-journal") }.sorted().map {
             path[...slash] + $0
@@ -148,7 +149,13 @@ extension MemoryStore {
     ///   - oldest: the lowest number under which any of it was written.
     func removeKeptCopies(holding versions: [Int64], writtenSince oldest: Int64) throws(RemfsError) -> [String] {
         var removed: [String] = []
-        for copy in keptCopies() where !Self.isClean(copy, of: versions, writtenSince: oldest) {
+        let copies: [String]
+        do throws(RemfsError) { copies = try keptCopies() } catch {
+            // No reason to redact nothing. Who asks what remains is told.
+            environment.logger.error("cannot look for copies that are not redacted", metadata: ["store": "\(id)", "error": "\(error)"])
+            return []
+        }
+        for copy in copies where !Self.isClean(copy, of: versions, writtenSince: oldest) {
             guard unsafe Glibc.unlink(copy) == 0 || errno == ENOENT else {
                 environment.logger.error(
                     "cannot remove a copy that is not redacted", metadata: ["store": "\(id)", "file": "\(copy)", "errno": "\(errno)"])
@@ -185,16 +192,29 @@ extension MemoryStore {
     func cutSpools() -> [String] {
         guard let directory = environment.stateDirectory else { return [] }
         let prefix = StorePool.spoolName(of: id)
-        // What cannot be listed is told of by the next start, which clears them away.
-        let names = (try? StorePool.names(in: directory)) ?? []
+        func warn(_ reason: String) {
+            environment.logger.error("an export under way may hold what was redacted", metadata: ["store": "\(id)", "reason": "\(reason)"])
+        }
+        let names: [String]
+        do throws(RemfsError) { names = try StorePool.names(in: directory) } catch {
+            warn("\(error)")
+            return []
+        }
         var cut: [String] = []
         for name in names where name.hasPrefix(prefix) {
             let path = "\(directory)/\(name)"
             let file = unsafe open(path, O_WRONLY | O_CLOEXEC)
-            guard file >= 0 else { continue }
+            guard file >= 0 else {
+                // It has ended meanwhile.
+                if errno != ENOENT { warn("\(path): errno \(errno)") }
+                continue
+            }
             defer { Glibc.close(file) }
             // First its bytes, then its name: who has it open finds nothing in it.
-            guard ftruncate(file, 0) == 0 else { continue }
+            guard ftruncate(file, 0) == 0 else {
+                warn("\(path): errno \(errno)")
+                continue
+            }
             _ = unsafe Glibc.unlink(path)
             cut.append(path)
         }

@@ -23,7 +23,7 @@ extension StorePool {
             var redaction = Redaction(version: try store.version(version))
             for target in targets { redaction.derived.append(try store.version(target)) }
             redaction.removed = done
-            for copy in store.keptCopies() where !done.contains(copy) { redaction.add(.file(copy)) }
+            for copy in try store.keptCopies() where !done.contains(copy) { redaction.add(.file(copy)) }
             for one in others where !targets.contains(one.id) { redaction.add(.version(one)) }
             let number = redaction.version.number
             guard let interval = try store.interval(of: number) else { throw RemfsError(.notFound, "version \(version) not found") }

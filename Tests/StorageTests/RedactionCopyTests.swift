@@ -33,7 +33,7 @@ import Testing
             let removed = try test.store.redact([memory.version], by: Self.author)
             #expect(Set(removed) == Set(copies + [torn]))
             #expect(try Traces.inFiles([Self.secret], below: test.directory) == [])
-            #expect(test.store.keptCopies() == [])
+            #expect(try test.store.keptCopies() == [])
         }
     }
 
@@ -59,7 +59,7 @@ import Testing
             let after = test.store.path + ".before-repair-20260101T000000Z"
             try test.store.backup(to: after)
             #expect(try test.store.redact([memory.version], by: Self.author) == [before])
-            #expect(test.store.keptCopies() == [after])
+            #expect(try test.store.keptCopies() == [after])
             #expect(try Traces.inFiles([Self.secret], below: test.directory) == [])
         }
     }

@@ -326,12 +326,12 @@ import Testing
 
     @Test func keptCopiesAreNamed() throws {
         try TestStore.with { test in
-            #expect(test.store.keptCopies() == [])
+            #expect(try test.store.keptCopies() == [])
             for name in ["store.sqlite.schema-3", "store.sqlite.before-repair-20260101T000000Z", "other.sqlite.schema-3"] {
                 try copyFile("/dev/null", to: "\(test.directory)/\(name)")
             }
             #expect(
-                test.store.keptCopies()
+                try test.store.keptCopies()
                     == ["store.sqlite.before-repair-20260101T000000Z", "store.sqlite.schema-3"].map { "\(test.directory)/\($0)" })
         }
     }
