@@ -92,7 +92,11 @@ import Testing
     }
 
     /// A header of the reader's own making, to say what no writer would.
-    private static func header(_ name: String, type: Character, size: String = "0", link: String = "") -> [UInt8] {
+    ///
+    /// - Parameter change: what is to be otherwise; the sum is taken after it.
+    static func header(
+        _ name: String, type: Character, size: String = "0", link: String = "", _ change: (inout [UInt8]) -> Void = { _ in }
+    ) -> [UInt8] {
         var block = [UInt8](repeating: 0, count: 512)
         func put(_ text: String, at place: Int) { block.replaceSubrange(place..<(place + text.utf8.count), with: text.utf8) }
         put(name, at: 0)
@@ -104,6 +108,7 @@ import Testing
         put(String(type), at: 156)
         put(link, at: 157)
         put("ustar\u{0}00", at: 257)
+        change(&block)
         put(String(format: "%06o", Int(TarBlock.checksum(block))) + "\u{0} ", at: 148)
         return block
     }

@@ -149,19 +149,7 @@ import Testing
     private static func padded(_ bytes: [UInt8]) -> [UInt8] { bytes + [UInt8](repeating: 0, count: (512 - bytes.count % 512) % 512) }
 
     private static func header(_ name: String, type: Character, size: Int, _ change: (inout [UInt8]) -> Void = { _ in }) -> [UInt8] {
-        var block = [UInt8](repeating: 0, count: 512)
-        func put(_ text: String, at place: Int) { block.replaceSubrange(place..<(place + text.utf8.count), with: text.utf8) }
-        put(name, at: 0)
-        put("0000644", at: 100)
-        put("0000000", at: 108)
-        put("0000000", at: 116)
-        put(String(format: "%011o", size), at: 124)
-        put("00000000000", at: 136)
-        put(String(type), at: 156)
-        put("ustar\u{0}00", at: 257)
-        change(&block)
-        block.replaceSubrange(148..<156, with: (String(format: "%06o", Int(TarBlock.checksum(block))) + "\u{0} ").utf8)
-        return block
+        ArchiveTests.header(name, type: type, size: String(format: "%011o", size), change)
     }
 
     private static func record(_ key: String, _ value: String) -> String {
