@@ -18,6 +18,7 @@ let tests: [SwiftSetting] = [
 ]
 
 let deques: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
+let heaps: Target.Dependency = .product(name: "HeapModule", package: "swift-collections")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
@@ -51,7 +52,7 @@ let package = Package(
         .target(name: "Fuse", dependencies: ["CFuse", "Threads"], swiftSettings: strict),
 
         // What is stored, and how the kernel sees it.
-        .target(name: "Storage", dependencies: ["SQLite", "Threads", crypto, deques, logging], swiftSettings: strict),
+        .target(name: "Storage", dependencies: ["SQLite", "Threads", crypto, deques, heaps, logging], swiftSettings: strict),
         .target(
             name: "Filesystem", dependencies: ["Fuse", "Storage", "Threads", logging], swiftSettings: strict),
 

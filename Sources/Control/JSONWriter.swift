@@ -18,11 +18,29 @@ package struct JSONWriter: ResponseEncoder {
     }
 
     package func encode(_ value: some Encodable, from request: Request, context: some RequestContext) throws -> Response {
-        let bytes = try encode(value)
-        return Response(
+        JSONText(bytes: try encode(value)).response
+    }
+}
+
+/// An answer that is text already: made on one thread, and sent by another.
+struct JSONText: ResponseGenerator, Sendable {
+    fileprivate let bytes: [UInt8]
+
+    fileprivate init(bytes: [UInt8]) { self.bytes = bytes }
+
+    init(_ value: some Encodable) throws(RemfsError) {
+        do { bytes = try JSONWriter().encode(value) } catch {
+            throw RemfsError(.internal, "an answer cannot be written", cause: "\(error)")
+        }
+    }
+
+    fileprivate var response: Response {
+        Response(
             status: .ok, headers: [.contentType: "application/json; charset=utf-8", .contentLength: "\(bytes.count)"],
             body: .init(byteBuffer: ByteBuffer(bytes: bytes)))
     }
+
+    func response(from request: Request, context: some RequestContext) -> Response { response }
 }
 
 /// The text so far, and what is open in it. Used on one thread.

@@ -17,12 +17,13 @@ struct MemoryRoutes: Sendable {
         routes.on(.post, "/v1/memory_stores/:store/merge", needs: .store(.write), use: merge)
     }
 
-    func list(_ request: Request, _ context: ControlContext) async throws -> Wire.Page<Wire.Listing> {
+    func list(_ request: Request, _ context: ControlContext) async throws -> JSONText {
         let id = try context.storeID
         let query = Result { () throws(RemfsError) in try MemoryQuery(try request.query) }
         return try await stores.read(id) { (store) throws(RemfsError) in
             let query = try query.get()
-            if let path = query.path { return try only(path, in: store, query.view) }
+            // A page is long: it is made into text here, since short answers wait on its connection's thread.
+            if let path = query.path { return try JSONText(try only(path, in: store, query.view)) }
             let found = try store.memories(under: query.prefix, depth: query.depth, after: query.after, limit: query.limit + 1)
             let shown = found.prefix(query.limit)
             var items: [Wire.Listing] = []
@@ -32,8 +33,8 @@ struct MemoryRoutes: Sendable {
                 case .prefix(let path): items.append(.prefix(path))
                 }
             }
-            return Wire.Page(
-                data: items, nextPage: found.count > shown.count ? shown.last.map { Cursor.memories(after: $0.key).text } : nil)
+            return try JSONText(
+                Wire.Page(data: items, nextPage: found.count > shown.count ? shown.last.map { Cursor.memories(after: $0.key).text } : nil))
         }
     }
 

@@ -89,9 +89,12 @@ extension MemoryFilesystem {
                 logger.error("cannot sync", metadata: ["store": "\(store.id)", "error": "\(error)"])
                 reply.error(FuseErrno(EIO))
             } else {
-                // What is read elsewhere after this has returned is never older.
-                store.drainOthers()
-                reply.success()
+                // What is read elsewhere after this has returned is never older. Other syncs do not wait for that.
+                guard store.othersAreBehind else { return reply.success() }
+                _ = Thread("remfs-flush") {
+                    store.drainInvalidations()
+                    reply.success()
+                }
             }
         }
     }

@@ -22,10 +22,8 @@ struct InodeRows: Sendable {
         let changed: Int64
         let content: Content
         let digest: Digest?
-        let memory: Int64?
-        let version: Int64?
-        let created: Int64
-        let updated: Int64
+        /// A memory's; nil: it has no version yet, or is none.
+        let head: MemoryHead?
         /// Where the store keeps who changed it last: rare, since versions say it.
         let author: Author?
         let target: [UInt8]?
@@ -40,8 +38,13 @@ struct InodeRows: Sendable {
         names.reserveCapacity(count * 16)
         let row = try connection.prepare(
             """
-            SELECT number, parent, name, cookie, mode, uid, gid, rdev, flags, size, accessed, modified, changed, content, digest, memory,
-                version, memory_created, version_created, author, mount, request FROM inode WHERE number >= ?1 AND number < ?2 ORDER BY number
+            SELECT inode.number, parent, inode.name, cookie, mode, inode.uid, gid, rdev, flags, inode.size, accessed, modified, changed,
+                inode.content, inode.digest, inode.memory, inode.version, memory_created, version_created, author, mount, request,
+                head.content, head.size, head.digest, head.began
+            FROM inode
+            -- Content that no version tells of yet is not the head's: the version has that.
+            LEFT JOIN version AS head ON head.number = CASE WHEN author IS NOT NULL THEN inode.version END
+            WHERE inode.number >= ?1 AND inode.number < ?2 ORDER BY inode.number
             """)
         row.bind(first, at: 1)
         row.bind(end, at: 2)
@@ -51,17 +54,29 @@ struct InodeRows: Sendable {
             let (isRegular, isLink) = (mode & UInt32(S_IFMT) == UInt32(S_IFREG), mode & UInt32(S_IFMT) == UInt32(S_IFLNK))
             let size = row.integer(9)
             unsafe row.withBytes(2) { unsafe names.append(contentsOf: $0) }
+            let content = isRegular ? Content(row, column: 13, size: size) : .empty
+            let digest: Digest? = !isRegular ? nil : size == 0 ? .ofNothing : unsafe row.withBytes(14) { unsafe Digest(bytes: $0) }
+            let author = authors.author(row.text(19))
             rows.append(
                 Row(
                     number: row.integer(0), parent: row.integerOrNil(1) ?? 0, nameEnd: names.count, cookie: row.integer(3), mode: mode,
                     uid: UInt32(truncatingIfNeeded: row.integer(5)), gid: UInt32(truncatingIfNeeded: row.integer(6)),
                     rdev: UInt64(bitPattern: row.integer(7)), flags: row.integer(8), size: size, accessed: row.integer(10),
-                    modified: row.integer(11), changed: row.integer(12), content: isRegular ? Content(row, column: 13, size: size) : .empty,
-                    digest: !isRegular ? nil : size == 0 ? .ofNothing : unsafe row.withBytes(14) { unsafe Digest(bytes: $0) },
-                    memory: row.integerOrNil(15), version: row.integerOrNil(16), created: row.integer(17), updated: row.integer(18),
-                    author: authors.author(row.text(19)), target: isLink ? row.bytes(13) : nil,
+                    modified: row.integer(11), changed: row.integer(12), content: content, digest: digest,
+                    head: isRegular ? Self.head(row, size, digest, content, isSealed: author == nil) : nil, author: author,
+                    target: isLink ? row.bytes(13) : nil,
                     request: LedgerEntry(row, column: 20, answer: row.integer(0))))
         }
+    }
+
+    private static func head(_ row: Statement, _ size: Int64, _ digest: Digest?, _ content: Content, isSealed: Bool) -> MemoryHead? {
+        guard let memory = row.integerOrNil(15), let version = row.integerOrNil(16) else { return nil }
+        let created = row.integer(17)
+        guard !isSealed else {
+            return MemoryHead(
+                memory: memory, version: version, created: created, updated: row.integer(18), size: size, digest: digest, content: content)
+        }
+        return row.isNull(25) ? nil : MemoryHead(memory: memory, version: version, created: created, row, column: 22)
     }
 
     /// All rows of a store, by number, in one or two parts. A large table is read by two threads, since clients may wait meanwhile: making
@@ -94,4 +109,15 @@ struct InodeRows: Sendable {
 
     /// Rows: below it, to start a thread and to open the file again costs more than it saves.
     private static let worthAThread = 2_000
+}
+
+extension MemoryHead {
+    /// Of a version's row: content, size, digest and when it began, from `column` on.
+    init(memory: Int64, version: Int64, created: Int64, _ row: Statement, column: Int32) {
+        let size = row.integer(column + 1)
+        self.init(
+            memory: memory, version: version, created: created, updated: row.integer(column + 3), size: size,
+            digest: size == 0 ? .ofNothing : unsafe row.withBytes(column + 2) { unsafe Digest(bytes: $0) },
+            content: Content(row, column: column, size: size))
+    }
 }

@@ -131,7 +131,7 @@ extension MemoryStore {
                 return .failure(.file(error))
             }
             guard isEmpty else { return .success(.inUse(after.pages.union(before.pages))) }
-            state.uncheckpointed = 0
+            state.didCheckpoint(0)
             // They are of before, and would be written again with what was in them.
             state.writer.forgetPages()
             do throws(PageScrubber.Failure) {

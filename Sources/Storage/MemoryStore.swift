@@ -112,7 +112,7 @@ package final class MemoryStore: Sendable {
                 state.lastActivity = StoreState.monotonic()
                 defer { state.postInvalidations(except: origin) }
                 let answer = try body(state)
-                return (answer, state.lastVersion, state.hasWork, state.uncheckpointed > StoreState.checkpointInterval)
+                return (answer, state.lastVersion, state.hasWork, state.needsCheckpoint)
             }
         } catch {
             environment.refused(id, error)
@@ -211,16 +211,19 @@ package final class MemoryStore: Sendable {
         do throws(RemfsError) { try settle() } catch { guard error.isOfFullDisk else { throw error } }
     }
 
-    /// Waits until every mount's kernel has forgotten what changed so far, at most a second for each; false: one is late.
+    /// Waits until every mount's kernel has forgotten what changed so far, at most a second; false: one is late.
     @discardableResult
     package func drainInvalidations() -> Bool {
+        let deadline = ContinuousClock.now + .seconds(1)
         let origins = state.withLock { Array($0.origins.values) }
-        return origins.reduce(true) { $0 && $1.drain(.seconds(1)) || false }
+        // All of them are told meanwhile, also where one makes us wait.
+        return origins.reduce(true) { $1.drain(max(.zero, deadline - .now)) && $0 }
     }
 
-    /// As `drainInvalidations`, where there is more than one mount to speak of.
-    package func drainOthers() {
-        if state.withLock({ $0.origins.count }) > 1 { drainInvalidations() }
+    /// Whether a kernel has still to forget something, where there is more than one to speak of.
+    package var othersAreBehind: Bool {
+        let origins = state.withLock { Array($0.origins.values) }
+        return origins.count > 1 && origins.contains { $0.isBehind() }
     }
 
     // MARK: Durability
@@ -354,38 +357,6 @@ package final class MemoryStore: Sendable {
         return false
     }
 
-    /// Moves the WAL into the database, on the calling thread, while writers go on.
-    ///
-    /// - Parameter empties: cuts the journal's file to nothing. One that is kept is written over from its start: at half the cost of
-    ///   appending, and an fsync then has no new size to write.
-    /// - Returns: whether the journal's file was cut to nothing. With `empties` it stays where somebody reads from it.
-    @discardableResult
-    func checkpoint(empties: Bool = false) throws(RemfsError) -> Bool {
-        // What a failed sync may have dropped is not to be copied.
-        if journal.hasFailed { try synchronizeNow() }
-        // The file is being cleaned, which may take a while: it does its own.
-        if state.withLock({ $0.scrub.isRunning }) { return false }
-        let outcome = checkpointer.withLock { connection -> Result<(frames: Int, moved: Int), SQLiteError> in
-            do throws(SQLiteError) { return .success(try connection.checkpoint(.passive)) } catch { return .failure(error) }
-        }
-        switch outcome {
-        case .failure(let error):
-            throw RemfsError(error, in: state.withLock { $0.label })
-        case .success((let frames, _)):
-            // Writers that never pause keep the WAL from starting over: above 64 MB a short pass under the lock helps.
-            guard empties || frames > 16_000 else {
-                state.withLock { $0.uncheckpointed = 0 }
-                return false
-            }
-            return try state.withLock { (state) throws(RemfsError) in
-                if state.scrub.isRunning { return false }
-                let outcome = try state.query { () throws(SQLiteError) in try state.writer.checkpoint(empties ? .truncate : .passive) }
-                state.uncheckpointed = 0
-                return empties && outcome.frames == 0
-            }
-        }
-    }
-
     /// An online copy: a single SQLite file at `destination`, which must not exist.
     package func backup(to destination: String) throws(RemfsError) {
         guard unsafe Glibc.access(destination, F_OK) != 0 else { throw RemfsError(.pathConflict, "\(destination) exists") }
@@ -435,9 +406,6 @@ struct StoreEnvironment: Sendable {
 }
 
 extension StoreState {
-    /// Transactions between checkpoints: about 4,000 frames, before a longer WAL makes each commit dearer.
-    static let checkpointInterval = 1_300
-
     var hasWork: Bool { !sealQueue.isEmpty || !removals.isEmpty || !openSaves.isEmpty || !orphans.isEmpty || uncheckpointed > 0 }
 
     /// Gives free pages back to the disk. A page or two are no reason to write; an eighth of the file is. Answers whether more are left.

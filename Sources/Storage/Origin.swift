@@ -76,7 +76,7 @@ package struct Caller: Sendable {
 }
 
 /// What a kernel that cached it must forget.
-package enum Invalidation: Sendable, Equatable {
+package enum Invalidation: Sendable, Hashable {
     /// Pages of a file from `offset`, and its attributes.
     case bytes(InodeNumber, offset: Int64, length: Int64)
     case attributes(InodeNumber)

@@ -3,9 +3,10 @@ import SQLite
 /// Overwrites with zeros all that is in a database's file and in no row: free pages, and in the others the room that rows have left, between
 /// them and behind the end of long ones. In the file itself, past SQLite, which has no statement for it.
 ///
-/// What holds while it works: no checkpoint runs, so that the file is whole as of one commit. Writers go on (into the journal), and so do
-/// readers: nobody's row is where it writes, so a page that is read in the middle of that is right, the old or the new one. A page that is
-/// cut in two by a loss of power is right as well. What a writer's cache and the journal hold of the same pages is for the caller.
+/// What holds while it works: no checkpoint runs, so that the file is whole as of one commit; no other process's either, as the lock of a
+/// private connection keeps those out. Writers go on (into the journal), and so do readers: nobody's row is where it writes, so a page that
+/// is read in the middle of that is right, the old or the new one. A page that is cut in two by a loss of power is right as well. What a
+/// writer's cache and the journal hold of the same pages is for the caller.
 ///
 /// The format: https://www.sqlite.org/fileformat2.html. `auto_vacuum` keeps for each page what it is and who refers to it (the pointer map).
 /// What it does not expect it does not touch.

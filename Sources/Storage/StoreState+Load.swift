@@ -69,7 +69,7 @@ extension StoreState {
             var nameStart = 0
             for row in part.rows {
                 if answering, let entry = row.request { ledger.add(entry) }
-                let inode = try self.inode(row, named: Array(part.names[nameStart..<row.nameEnd]))
+                let inode = self.inode(row, named: Array(part.names[nameStart..<row.nameEnd]))
                 nameStart = row.nameEnd
                 inodes[inode.number] = inode
                 loaded.append(inode)
@@ -86,7 +86,7 @@ extension StoreState {
         return loaded
     }
 
-    private func inode(_ row: InodeRows.Row, named name: [UInt8]) throws(SQLiteError) -> Inode {
+    private func inode(_ row: InodeRows.Row, named name: [UInt8]) -> Inode {
         let flags = Inode.Flags(rawValue: row.flags)
         let inode = Inode(
             number: row.number, mode: row.mode, uid: row.uid, gid: row.gid, rdev: row.rdev, flags: flags.subtracting(.ownsContent),
@@ -99,27 +99,8 @@ extension StoreState {
         inode.content = row.content
         inode.digest = row.digest
         inode.changedBy = inode.isMemory ? row.author : nil
-        if let version = row.version, let memory = row.memory {
-            // Content that no version tells of yet is not the head's: ask the version.
-            inode.head =
-                row.author == nil
-                ? MemoryHead(
-                    memory: memory, version: version, created: row.created, updated: row.updated, size: row.size, digest: row.digest,
-                    content: row.content)
-                : try loadHead(memory: memory, version: version, created: row.created)
-        }
+        inode.head = row.head
         return inode
-    }
-
-    func loadHead(memory: Int64, version: Int64, created: Int64) throws(SQLiteError) -> MemoryHead? {
-        let row = try statements.cached("SELECT content, size, digest, began FROM version WHERE number = ?1")
-        row.bind(version, at: 1)
-        defer { row.reset() }
-        guard try row.step() else { return nil }
-        let size = row.integer(1)
-        return unsafe MemoryHead(
-            memory: memory, version: version, created: created, updated: row.integer(3), size: size,
-            digest: size == 0 ? .ofNothing : row.withBytes(2) { unsafe Digest(bytes: $0) }, content: Content(row, column: 0, size: size))
     }
 
     private func loadDentries() throws(SQLiteError) {
@@ -228,18 +209,22 @@ extension StoreState {
         var removed: [Removal] = []
         var authors = AuthorRows()
         try query { () throws(SQLiteError) in
-            let row = try writer.prepare("SELECT memory, path, version, author FROM removal")
+            let row = try writer.prepare(
+                """
+                SELECT removal.memory, path, version, author, head.content, head.size, head.digest, head.began
+                FROM removal LEFT JOIN version AS head ON head.number = version
+                """)
             while try row.step() {
                 let memory = row.integer(0)
-                let head = try loadHead(memory: memory, version: row.integer(2), created: 0)
+                let head = row.isNull(7) ? nil : MemoryHead(memory: memory, version: row.integer(2), created: 0, row, column: 4)
                 let author = authors.author(row.text(3)) ?? Author(.user(uid: 0))
                 removed.append(
                     Removal(
                         memory: memory, head: head, path: row.text(1) ?? "", parent: 0, name: Array("\(memory)".utf8), author: author,
-                        origin: 0,
-                        due: 0, inode: 0))
+                        origin: 0, due: 0, inode: 0))
             }
         }
+        removals.reserveCapacity(removals.count + removed.count)
         for removal in removed { remember(removal) }
     }
 

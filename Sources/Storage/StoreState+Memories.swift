@@ -1,4 +1,5 @@
 import Glibc
+import HeapModule
 import SQLite
 
 /// Memories as the API sees them: found by ID, listed by path, changed one at a time.
@@ -44,10 +45,10 @@ extension StoreState {
                 return []
             }
         }
-        // The directories above the present place, with what of each is still to come, the next one last.
+        // The directories above the present place, with what of each is still to come.
         var levels = [listed(in: start, after: cursor)]
         while found.count < limit, !levels.isEmpty {
-            guard let item = levels[levels.count - 1].popLast() else {
+            guard let item = levels[levels.count - 1].popMin() else {
                 levels.removeLast()
                 continue
             }
@@ -65,16 +66,20 @@ extension StoreState {
     }
 
     /// A name in a directory, on the way to a listing.
-    private struct Candidate {
+    private struct Candidate: Comparable {
         /// A directory sorts as its name with a trailing slash: that is how its memories' paths go on.
         let key: [UInt8]
         let inode: Inode
         /// What is left of the cursor below a directory that it names; nil: all of it follows the cursor.
         let cursor: ArraySlice<UInt8>?
+
+        static func < (one: Candidate, other: Candidate) -> Bool { one.key.lexicographicallyPrecedes(other.key) }
+        static func == (one: Candidate, other: Candidate) -> Bool { one.key == other.key }
     }
 
-    /// The memories and directories in a directory that may come after the cursor, the last first.
-    private func listed(in directory: Inode, after cursor: ArraySlice<UInt8>?) -> [Candidate] {
+    /// The memories and directories in a directory that may come after the cursor: of thousands a page takes the first few, so they are not
+    /// sorted.
+    private func listed(in directory: Inode, after cursor: ArraySlice<UInt8>?) -> Heap<Candidate> {
         var items: [Candidate] = []
         for entry in directory.directory!.entries {
             guard let inode = entry.inode else { continue }
@@ -88,8 +93,7 @@ extension StoreState {
                 items.append(Candidate(key: entry.name, inode: inode, cursor: nil))
             }
         }
-        items.sort { $1.key.lexicographicallyPrecedes($0.key) }
-        return items
+        return Heap(items)
     }
 
     func firstMemory(below directory: Inode) -> Inode? {

@@ -80,9 +80,9 @@ extension StoreState {
 
     func remember(_ removal: Removal) {
         memoryInodes[removal.memory] = nil
-        let place = Place(parent: removal.parent, name: removal.name)
         removals[removal.memory] = removal
-        removalAt[place] = removal.memory
+        // What a predecessor has left is continued by nobody.
+        if removal.due > 0 { removalAt[Place(parent: removal.parent, name: removal.name)] = removal.memory }
         enqueue(removal)
     }
 

@@ -88,6 +88,8 @@ final class StoreState {
     var emptiedDirectories: Set<InodeNumber> = []
     /// Transactions and bytes since the last checkpoint: when the next one is due.
     var uncheckpointed = 0
+    /// Frames of the journal that the last checkpoint saw.
+    var checkpointedFrames = 0
     /// Chunks that could become deltas now that a newer one exists: found while sealing, encoded in quiet times.
     var deltaCandidates: [Int64] = []
     /// Monotonic, ns: when open saves are to be looked through for those that ended without a word.

@@ -1,3 +1,4 @@
+import DequeModule
 import Glibc
 import Logging
 import Threads
@@ -216,13 +217,9 @@ final class Syncer: Sendable {
 
 /// A few threads that may block, for work that asynchronous code hands over.
 package final class WorkerPool: Sendable {
-    private struct State {
-        var work: [@Sendable () -> Void] = []
-        var first = 0
-        var isStopping = false
-    }
-    private let state = Mutex(State())
-    private let arrived = Condition()
+    private let waiting = Mutex<Deque<@Sendable () -> Void>>([])
+    /// Counts what waits, and at the end each thread as well.
+    private let arrived = Semaphore()
     private let threads = Mutex<[Threads.Thread]>([])
 
     package init(count: Int, named name: String = "remfs-store") {
@@ -230,33 +227,25 @@ package final class WorkerPool: Sendable {
         self.threads.withLock { $0 = threads }
     }
 
+    /// Never waits for a thread of the pool.
     package func submit(_ work: @escaping @Sendable () -> Void) {
-        state.withLock { $0.work.append(work) }
-        arrived.signal()
+        waiting.withLock { $0.append(work) }
+        arrived.post()
     }
 
     private func run() {
         while true {
-            let work = state.wait(on: arrived, until: { $0.isStopping || $0.first < $0.work.count }) { state -> (@Sendable () -> Void)? in
-                guard state.first < state.work.count else { return nil }
-                defer {
-                    state.first += 1
-                    if state.first == state.work.count {
-                        state.work.removeAll(keepingCapacity: true)
-                        state.first = 0
-                    }
-                }
-                return state.work[state.first]
-            }
-            guard let work else { return }
+            arrived.wait()
+            // None is left: this is the end.
+            guard let work = waiting.withLock({ $0.popFirst() }) else { return }
             work()
         }
     }
 
     /// Runs what was submitted, then ends the threads. Not to be called on one of them.
     package func stop() {
-        state.withLock { $0.isStopping = true }
-        arrived.broadcast()
-        for thread in threads.withLock({ $0 }) { thread.join() }
+        let threads = threads.withLock { $0 }
+        for _ in threads { arrived.post() }
+        for thread in threads { thread.join() }
     }
 }

@@ -7,6 +7,12 @@ final class ChildProcess: Sendable {
     private let status = Mutex<Int32?>(nil)
     private let cleanup = Mutex<Int?>(nil)
 
+    /// What a sanitizer was told: a daemon that was built with one hears it as well.
+    private static let sanitizers = Dictionary(
+        uniqueKeysWithValues: ["ASAN_OPTIONS", "TSAN_OPTIONS"].compactMap { (name: String) in
+            getenv(name).map { (name, String(cString: $0)) }
+        })
+
     /// Starts `arguments[0]` from PATH. Unless told otherwise it reads and writes /dev/null and has an environment of its own, so that no
     /// locale, colour or configuration of whoever runs the benchmark changes what is measured.
     static func start(
@@ -37,7 +43,7 @@ final class ChildProcess: Sendable {
         for signal in [SIGINT, SIGTERM, SIGHUP, SIGPIPE] { sigaddset(&signals, signal) }
         posix_spawnattr_setsigdefault(&attributes, &signals)
 
-        let settings = ["PATH": path, "LC_ALL": "C", "HOME": "/nonexistent"].merging(environment) { $1 }
+        let settings = ["PATH": path, "LC_ALL": "C", "HOME": "/nonexistent"].merging(sanitizers) { $1 }.merging(environment) { $1 }
         var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         var envp: [UnsafeMutablePointer<CChar>?] = settings.map { strdup("\($0)=\($1)") } + [nil]
         defer { for pointer in argv + envp { free(pointer) } }

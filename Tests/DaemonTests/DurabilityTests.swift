@@ -105,6 +105,26 @@ extension ServeTests {
             #expect(reads == counted, "\(reads) reads, \(counted) counted")
         }
 
+        /// A person's `sqlite3` on a live store would move the journal under the daemon's feet, or start it over.
+        @Test func noOtherProcessTouchesAnOpenStore() async throws {
+            try await blocking {
+                try DaemonProcess.with { daemon in
+                    try daemon.output("store", "create", "notes")
+                    let file = try #require(Files.names(in: daemon.state + "/stores").first { $0.hasSuffix(".sqlite") })
+                    for statement in ["PRAGMA wal_checkpoint(TRUNCATE)", "DELETE FROM inode", "SELECT count(*) FROM inode"] {
+                        let script = """
+                            import sqlite3, sys
+                            try: print(sqlite3.connect(sys.argv[1], timeout=0.1).execute(sys.argv[2]).fetchall())
+                            except sqlite3.OperationalError as error: print(error)
+                            """
+                        let program = try Program.start(
+                            ["python3", "-c", script, "\(daemon.state)/stores/\(file)", statement], in: "/", scratch: daemon.directory)
+                        #expect(try program.success() == "database is locked\n", "\(statement)")
+                    }
+                }
+            }
+        }
+
         private static func readsOfDevice(_ lines: [String]) -> Int {
             // A call that others come between is shown in two halves, of which the first names the file and the second the result.
             var unfinished: Set<Substring> = []

@@ -42,7 +42,8 @@ extension ServeTests {
                 }
                 usleep(300_000)
                 let held = try Self.memory(of: process) - before
-                #expect(held < 24 << 20, "\(held >> 20) MiB are held for \(connections.count) clients")
+                // AddressSanitizer keeps what is freed for a while, at most 256 MiB of it.
+                #expect(held < (Sanitizer.isActive ? 280 << 20 : 24 << 20), "\(held >> 20) MiB are held for \(connections.count) clients")
                 #expect(try daemon.http("GET", "/v1/status").status == 200)
             }
         }

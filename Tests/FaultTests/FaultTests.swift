@@ -38,6 +38,21 @@ struct FaultTests {
         #expect(try daemon.servingProcess() != process)
     }
 
+    /// Stops a process, and returns when none of its threads runs any more: the signal only asks for that, and on a busy machine a thread may
+    /// answer several requests until then.
+    static func stop(_ process: pid_t) throws {
+        try check(kill(process, SIGSTOP))
+        try wait {
+            try Files.names(in: "/proc/\(process)/task").allSatisfy { thread in
+                // "12 (a name) T ...": a thread that has ended meanwhile has no more states, and one that waits in the kernel (D), perhaps for
+                // what this process is to answer, stops before it comes back.
+                guard let status = Files.text("/proc/\(process)/task/\(thread)/stat") else { return true }
+                let state = status[status.lastIndex(of: ")")!...].dropFirst(2).first
+                return state == "T" || state == "D"
+            }
+        }
+    }
+
     /// Looks through all stores, from end to end.
     static func expectSound(_ daemon: DaemonProcess, _ when: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
         let doctor = try daemon.remfs("doctor")

@@ -37,7 +37,7 @@ extension FaultTests {
                     }
                     try wait { clients.fewestSteps > 5 }
                     let process = try daemon.servingProcess()
-                    try check(kill(process, SIGSTOP))
+                    try stop(process)
                     let before = clients.fewestSteps
                     sleep(UInt32(Self.pause))
                     #expect(!clients.haveEnded)
@@ -91,7 +91,7 @@ extension FaultTests {
                                     """,
                                 ], in: "/", scratch: daemon.directory)
                             try wait { access(ready, F_OK) == 0 }
-                            try check(kill(process, SIGSTOP))
+                            try stop(process)
                             try save("", to: go)
                             // In the kernel it waits for the daemon: it has asked for something, and nothing happens any more.
                             func state(_ process: Int32, _ file: String) -> String { Files.text("/proc/\(process)/\(file)") ?? "none" }

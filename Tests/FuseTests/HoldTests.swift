@@ -103,7 +103,27 @@ import Testing
             #expect(FuseHoldLog(memory, kind).read() == [record(1, kind), record(2, kind), record(3, kind)])
             #expect(log.replace([record(9, kind)]) == 0 && log.append(record(8, kind)) == 0)
             #expect(FuseHoldLog(memory, kind).read() == [record(9, kind), record(8, kind)])
+            // From its beginning on, bit by bit; the room of what has gone is there again once nothing is left.
+            let place = log.end
+            #expect(log.append(record(7, kind)) == 0 && log.removeFirst(upTo: log.first + 1) == 0)
+            #expect(FuseHoldLog(memory, kind).read() == [record(8, kind), record(7, kind)])
+            #expect(log.removeFirst(upTo: place) == 0 && log.removeFirst(upTo: log.first) == 0)
+            #expect(FuseHoldLog(memory, kind).read() == [record(7, kind)] && FuseHoldLog(memory, kind).count == 1)
+            #expect(log.removeFirst(upTo: log.end) == 0 && log.count == 0)
+            #expect(FuseHoldLog(memory, kind).read() == [])
+            for number in UInt8(5)...6 { #expect(log.append(record(number, kind)) == 0) }
+            #expect(FuseHoldLog(memory, kind).read() == [record(5, kind), record(6, kind)])
         }
+        // Without an end, though there is always something left.
+        var endless = FuseHoldLog(memory, .invalidations)
+        for _ in 0..<150_000 {
+            let place = endless.end
+            guard endless.append(record(4, .invalidations)) == 0, endless.removeFirst(upTo: place - 1) == 0 else {
+                Issue.record("no room at \(place)")
+                break
+            }
+        }
+        #expect(endless.count == 2 && FuseHoldLog(memory, .invalidations).read() == [record(4, .invalidations), record(4, .invalidations)])
         // Neither has written over the other, nor over the content.
         #expect(memory.write([7]) == 0 && memory.read() == [7])
         var locks = FuseHoldLog(memory, .locks)

@@ -206,4 +206,25 @@ import Testing
             #expect(try mount.names("/") == ["bad", "good"])
         }
     }
+
+    /// Each daemon writes too little for a checkpoint before the next kill: otherwise the journal would grow until it fills the disk, and
+    /// each successor would have more of it to read.
+    @Test func aJournalThatGrowsFromDaemonToDaemonIsMoved() throws {
+        try TestStore.with { test in
+            var lives = 0
+            while !test.state({ $0.needsCheckpoint }) {
+                lives += 1
+                try #require(lives < 20, "the journal grows for ever")
+                try test.crash(isTakingOver: true)
+                for number in 0..<20 { _ = try test.create("/\(lives)-\(number)", String(repeating: "\(lives) \(number) ", count: 15_000)) }
+            }
+            #expect(lives > 3)
+            try test.store.checkpoint()
+            #expect(!test.state { $0.needsCheckpoint })
+            // Written over from its start.
+            _ = try test.create("/again", "")
+            #expect(test.state { $0.writer.committedFrames } < 100)
+            #expect(!test.state { $0.needsCheckpoint })
+        }
+    }
 }

@@ -55,7 +55,13 @@ package final class Program: Sendable {
         self.scratch = scratch
     }
 
-    deinit { close(ending) }
+    deinit {
+        // A test that failed has not waited for it: a child that has ended and that nobody waits for keeps Swift Testing's own watch over its
+        // children busy, on a core of its own, until the end.
+        var ended = siginfo_t()
+        waitid(P_PIDFD, id_t(ending), &ended, WEXITED | WNOHANG)
+        close(ending)
+    }
 
     private static func spawn(
         _ arguments: [String], _ directory: String, _ home: String, _ input: String, _ out: String, _ environment: [String: String]
@@ -81,7 +87,7 @@ package final class Program: Sendable {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": home,
             "GIT_CONFIG_NOSYSTEM": "1", "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.com", "GIT_COMMITTER_NAME": "a",
             "GIT_COMMITTER_EMAIL": "a@example.com", "PYTHONDONTWRITEBYTECODE": "1",
-        ].merging(environment) { $1 }
+        ].merging(DaemonProcess.sanitizers) { $1 }.merging(environment) { $1 }
         var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         var envp: [UnsafeMutablePointer<CChar>?] = settings.map { strdup("\($0.key)=\($0.value)") } + [nil]
         defer { for pointer in argv + envp { free(pointer) } }
