@@ -23,6 +23,8 @@ package struct ConnectionLimits: Sendable {
     static let piece = 64 << 10
     /// What is read of a body after its answer, in bytes, so that a client which sends first and reads then gets it.
     static let mostAfterAnswer = 8 << 20
+    /// The same where the request could not be parsed.
+    static let mostAfterFault = 1 << 20
     /// As many may come in without a look at the descriptors: `DescriptorLimit` keeps them free.
     static let few = 32
     /// How many may wait at a time to hear that there is no room.

@@ -42,7 +42,7 @@ final class HTTPManners: ChannelDuplexHandler {
     private var fault: HTTPParserError?
     private let watch: ConnectionWatch
     private let bodyLimits: BodyLimits
-    /// Of the request that is coming in, in bytes, since it was answered.
+    /// Of the request that is coming in, in bytes, since it was answered, or since it could not be parsed.
     private var unwanted = 0
     /// The newest request is to be the last of its connection: once it is answered, nobody behind us takes what is left of its body.
     private var isLast = false
@@ -92,11 +92,17 @@ final class HTTPManners: ChannelDuplexHandler {
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        if let error = error as? HTTPParserError {
+        switch error {
+        case let error as HTTPParserError:
             fault = error
-            // It is answered, and nothing more is read: who goes on sending is not waited for.
+            unwanted = 0
+            // It is answered, and who goes on sending is not waited for.
             let loop = NIOLoopBound(context, eventLoop: context.eventLoop)
             context.eventLoop.scheduleTask(in: .seconds(1)) { loop.value.close(promise: nil) }
+        case ByteToMessageDecoderError.dataReceivedInErrorState(_, let bytes):
+            unwanted += bytes.readableBytes
+            if unwanted > ConnectionLimits.mostAfterFault { context.close(promise: nil) }
+        default: break
         }
         context.fireErrorCaught(error)
     }

@@ -29,6 +29,9 @@ final class Clients<Answer: Sendable>: Sendable {
     var fewestSteps: Int { state.withLock { $0.steps.values.min() ?? 0 } }
     var haveEnded: Bool { state.withLock { $0.answers.count == $0.steps.count } }
 
+    /// Of those that have ended what they came to: before they are told to stop, they failed.
+    var answers: [String: Answer] { state.withLock { $0.answers } }
+
     /// Tells all to stop, waits for them, and gives what they came to.
     func stop() -> [String: Answer] {
         state.withLock { $0.isStopped = true }

@@ -42,14 +42,21 @@ struct FaultTests {
     /// answer several requests until then.
     static func stop(_ process: pid_t) throws {
         try check(kill(process, SIGSTOP))
-        try wait {
-            try Files.names(in: "/proc/\(process)/task").allSatisfy { thread in
-                // "12 (a name) T ...": a thread that has ended meanwhile has no more states, and one that waits in the kernel (D), perhaps for
-                // what this process is to answer, stops before it comes back.
-                guard let status = Files.text("/proc/\(process)/task/\(thread)/stat") else { return true }
-                let state = status[status.lastIndex(of: ")")!...].dropFirst(2).first
-                return state == "T" || state == "D"
+        var running: [String] = []
+        do {
+            try wait {
+                running = try Files.names(in: "/proc/\(process)/task").compactMap { thread in
+                    // "12 (a name) T ...": a thread that has ended meanwhile has no more states, and one that waits in the kernel (D), perhaps
+                    // for what this process is to answer, stops before it comes back.
+                    guard let status = Files.text("/proc/\(process)/task/\(thread)/stat") else { return nil }
+                    let state = status[status.lastIndex(of: ")")!...].dropFirst(2).first
+                    return state == "T" || state == "D" ? nil : status
+                }
+                return running.isEmpty
             }
+        } catch {
+            Issue.record("these do not stop: \(running)")
+            throw error
         }
     }
 
@@ -60,10 +67,15 @@ struct FaultTests {
     }
 
     /// Waits for an event that has no descriptor to wait on; at most `limit`.
-    static func wait(_ limit: Duration = .seconds(30), _ condition: () throws -> Bool) throws {
+    static func wait(
+        _ limit: Duration = .seconds(30), _ condition: () throws -> Bool, sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
         let deadline = ContinuousClock.now + limit
         while try !condition() {
-            guard ContinuousClock.now < deadline else { throw TimedOut() }
+            guard ContinuousClock.now < deadline else {
+                Issue.record("what was waited for did not happen", sourceLocation: sourceLocation)
+                throw TimedOut()
+            }
             usleep(1_000)
         }
     }

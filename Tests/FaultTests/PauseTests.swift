@@ -35,7 +35,8 @@ extension FaultTests {
                             } catch { return "\(error) at \(number)" }
                         }
                     }
-                    try wait { clients.fewestSteps > 5 }
+                    try wait { clients.fewestSteps > 5 || !clients.answers.isEmpty }
+                    #expect(clients.answers.isEmpty)
                     let process = try daemon.servingProcess()
                     try stop(process)
                     let before = clients.fewestSteps
@@ -43,7 +44,7 @@ extension FaultTests {
                     #expect(!clients.haveEnded)
                     #expect(clients.fewestSteps <= before + 1, "the daemon was not stopped")
                     try check(kill(process, SIGCONT))
-                    try wait { clients.haveEnded || clients.fewestSteps > before + 20 }
+                    try wait { !clients.answers.isEmpty || clients.fewestSteps > before + 20 }
                     let outcomes = clients.stop()
                     var lines: [String] = []
                     for (name, outcome) in outcomes {
