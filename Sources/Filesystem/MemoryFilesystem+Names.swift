@@ -57,10 +57,17 @@ extension MemoryFilesystem {
         try requireStored(parent)
         // Opened for reading only, no close event will come for it.
         let isOpen = flags & O_ACCMODE != O_RDONLY
-        let entry = unsafe try making(context, touching: named(name, in: parent)) { (caller) throws(RemfsError) in
-            try store.create(
-                NewInode(mode: UInt32(S_IFREG) | (mode & 0o7777), isOpen: isOpen), named: unsafe bytes(name), in: number(parent),
-                by: caller)
+        let entry: FuseEntry
+        do {
+            entry = unsafe try making(context, touching: named(name, in: parent)) { (caller) throws(RemfsError) in
+                try store.create(
+                    NewInode(mode: UInt32(S_IFREG) | (mode & 0o7777), isOpen: isOpen), named: unsafe bytes(name), in: number(parent),
+                    by: caller)
+            }
+        } catch {
+            // Made on another side a moment ago: on ESTALE the kernel looks the name up again, once, and opens what is there by its own rules
+            // (`do_filp_open`).
+            throw error.code == EEXIST && flags & O_EXCL == 0 ? FuseErrno(ESTALE) : error
         }
         // It has no save that could end.
         if isOpen, mountOptions.coherence == .strict { _ = writers.open(entry.attributes.node) }

@@ -103,6 +103,36 @@ struct SeveralMountsTests {
         }
     }
 
+    /// Both make the file at once, as two sessions do that begin a log: one of them makes it, the other opens it.
+    @Test func whoMakesWhatAnotherMountMadeAMomentAgoOpensIt() async throws {
+        try await withWarmMounts([:]) { one, two in
+            let rounds = 300
+            let arrived = Mutex(0)
+            let outcomes = try concurrently(
+                [one, two].map { mount in
+                    { @Sendable in
+                        var made = 0
+                        for round in 0..<rounds {
+                            arrived.withLock { $0 += 1 }
+                            while arrived.withLock({ $0 }) < 2 * (round + 1) { sched_yield() }
+                            try mount.withOpen("/log-\(round)", O_WRONLY | O_CREAT | O_APPEND) { try Files.write([120], to: $0) }
+                            // Who wants to be the one that made it hears the truth.
+                            do {
+                                close(try mount.open("/own-\(round)", O_WRONLY | O_CREAT | O_EXCL))
+                                made += 1
+                            } catch let error as Errno where error == .fileExists {
+                                // The other did.
+                            }
+                        }
+                        return made
+                    }
+                })
+            #expect(outcomes.reduce(0, +) == rounds)
+            for mount in [one, two] { try mount.run("sync .") }
+            for round in 0..<rounds { expect(try two.read("/log-\(round)"), is: "xx") }
+        }
+    }
+
     @Test func otherFilesStayCached() async throws {
         try await withWarmMounts(["/f": "1", "/g": "2", "/d/h": "3"]) { one, two in
             for _ in 0..<2 { try two.run("cat g d/h > /dev/null") }
