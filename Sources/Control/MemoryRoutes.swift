@@ -20,7 +20,7 @@ struct MemoryRoutes: Sendable {
     func list(_ request: Request, _ context: ControlContext) async throws -> JSONText {
         let id = try context.storeID
         let query = Result { () throws(RemfsError) in try MemoryQuery(try request.query) }
-        return try await stores.read(id) { (store) throws(RemfsError) in
+        return try await stores.list(id) { (store) throws(RemfsError) in
             let query = try query.get()
             // A page is long: it is made into text here, since short answers wait on its connection's thread.
             if let path = query.path { return try JSONText(try only(path, in: store, query.view)) }

@@ -19,7 +19,7 @@ struct VersionRoutes: Sendable {
         let id = try context.storeID
         let query = Result { () throws(RemfsError) in try VersionQuery(try request.query, id) }
         // The store first: an unknown one is 404 whatever the query says.
-        let page = try await stores.read(id) { (store) throws(RemfsError) in try self.page(try query.get(), in: store) }
+        let page = try await stores.list(id) { (store) throws(RemfsError) in try self.page(try query.get(), in: store) }
         // `try?`: a query that is wrong was refused above.
         guard page.data.isEmpty, let query = try? query.get(), let after = query.after, query.wait > .zero else { return page }
         return try await follow(query, after: after, in: id, page)

@@ -83,7 +83,17 @@ extension Catalog {
             usleep(10_000)
         }
         try makeCopy()
+        try removeCopiesOfUpgrades()
         guard unsafe unlink(redactionMark) == 0 else { throw RemfsError.ofSystem("cannot remove \(redactionMark)") }
+    }
+
+    /// What was kept of the file from before its schema was upgraded may hold the same bytes.
+    private func removeCopiesOfUpgrades() throws(RemfsError) {
+        let prefix = path.dropFirst(directory.count + 1) + ".schema-"
+        for name in try StorePool.names(in: directory) where name.hasPrefix(prefix) {
+            let copy = "\(directory)/\(name)"
+            guard unsafe unlink(copy) == 0 || errno == ENOENT else { throw RemfsError.ofSystem("cannot remove \(copy)") }
+        }
     }
 }
 

@@ -202,6 +202,7 @@ extension StoreState {
         }
         let holders = looseHolders(of: chunks)
         let heads = Set(memoryInodes.values.compactMap { inodes[$0]?.head?.version })
+        try recoverLeftRemovals()
         let awaited = Set(removals.values.compactMap { $0.head?.version })
         try commit { () throws(SQLiteError) in
             for inode in holders {

@@ -406,7 +406,9 @@ struct StoreEnvironment: Sendable {
 }
 
 extension StoreState {
-    var hasWork: Bool { !sealQueue.isEmpty || !removals.isEmpty || !openSaves.isEmpty || !orphans.isEmpty || uncheckpointed > 0 }
+    var hasWork: Bool {
+        !sealQueue.isEmpty || !removals.isEmpty || leftRemovals != nil || !openSaves.isEmpty || !orphans.isEmpty || uncheckpointed > 0
+    }
 
     /// Gives free pages back to the disk. A page or two are no reason to write; an eighth of the file is. Answers whether more are left.
     func freePages(atMost most: Int64) throws(RemfsError) -> Bool {

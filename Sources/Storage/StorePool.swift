@@ -15,8 +15,7 @@ package final class StorePool: Sendable {
     private let entries = Mutex<[StoreID: Entry]>([:])
     private let upkeep: Upkeep
     private let syncer: Syncer
-    private let workers: WorkerPool
-    private let readers: WorkerPool
+    let pools = Pools()
     private let willBlock: @Sendable () -> Void
     private let hooks: FaultHooks
     /// Mounts of a predecessor are being taken over: what they have open is not known yet.
@@ -68,9 +67,6 @@ package final class StorePool: Sendable {
         ballast = Ballast(path: stateDirectory + "/ballast")
         upkeep = Upkeep(logger: logger)
         syncer = Syncer()
-        // As many slow calls of the API as may run beside each other before the next waits: most of them wait for the disk, and share that.
-        workers = WorkerPool(count: 8)
-        readers = WorkerPool(count: 4, named: "remfs-read")
         upkeep.start(self)
     }
 
@@ -308,7 +304,7 @@ package final class StorePool: Sendable {
     }
 
     /// A store that is open and not deleted: it has its row, so the catalog need not be asked.
-    private func retainIfOpen(_ id: StoreID) -> MemoryStore? {
+    func retainIfOpen(_ id: StoreID) -> MemoryStore? {
         entries.withLock { $0[id] }?.state.withLock(whenContended: willBlock) { state in
             guard let store = state.store, !state.isDeleted else { return nil }
             state.users += 1
@@ -322,51 +318,6 @@ package final class StorePool: Sendable {
             state.users -= 1
             state.lastUse = StoreState.monotonic()
         }
-    }
-
-    /// Runs blocking work on a store on the pool's own threads: the one door from asynchronous code.
-    package func perform<Answer: Sendable>(
-        _ id: StoreID, _ body: @escaping @Sendable (MemoryStore) throws(RemfsError) -> Answer
-    ) async throws(RemfsError) -> Answer {
-        try await run { () throws(RemfsError) in try self.withStore(id, body) }
-    }
-
-    /// As `perform`, for what reads more than one memory, and perhaps seals what it reads: on threads of its own, so that it does not wait
-    /// behind those who wait for the disk.
-    package func read<Answer: Sendable>(
-        _ id: StoreID, _ body: @escaping @Sendable (MemoryStore) throws(RemfsError) -> Answer
-    ) async throws(RemfsError) -> Answer {
-        try await run(on: readers) { () throws(RemfsError) in try self.withStore(id, body) }
-    }
-
-    /// As `perform`, for what only reads and is soon done: where the store is open, on the calling thread. That may wait for a lock or a
-    /// page for a moment, so it is one of ours (`ConnectionLoops`).
-    package func look<Answer: Sendable>(
-        at id: StoreID, _ body: @escaping @Sendable (MemoryStore) throws(RemfsError) -> Answer
-    ) async throws(RemfsError) -> Answer {
-        guard let store = retainIfOpen(id) else { return try await perform(id, body) }
-        defer { release(id) }
-        return try body(store)
-    }
-
-    /// Runs any blocking work on the pool's own threads.
-    package func run<Answer: Sendable>(_ body: @escaping @Sendable () throws(RemfsError) -> Answer) async throws(RemfsError) -> Answer {
-        try await run(on: workers, body)
-    }
-
-    private func run<Answer: Sendable>(
-        on workers: WorkerPool, _ body: @escaping @Sendable () throws(RemfsError) -> Answer
-    ) async throws(RemfsError) -> Answer {
-        let result: Result<Answer, RemfsError> = await withCheckedContinuation { continuation in
-            workers.submit {
-                do throws(RemfsError) {
-                    continuation.resume(returning: .success(try body()))
-                } catch {
-                    continuation.resume(returning: .failure(error))
-                }
-            }
-        }
-        return try result.get()
     }
 
     /// Whether a store is being made or deleted: its row and its file do not go together yet.
@@ -455,8 +406,7 @@ package final class StorePool: Sendable {
     /// Ends upkeep and closes every store. Nothing is used afterwards.
     package func close() {
         upkeep.stop()
-        workers.stop()
-        readers.stop()
+        pools.stop()
         syncer.stop()
         let all = entries.withLock { $0.map { ($0.key, $0.value) } }
         Thread.forEach(all, threads: Self.closers, named: "remfs-close") { [logger] id, entry in

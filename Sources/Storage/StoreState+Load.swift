@@ -21,8 +21,12 @@ extension StoreState {
         try unlessFull { () throws(RemfsError) in try keepInLedger(drafted ?? []) }
         try recoverRemovals(orphaned)
         openSaves = []
-        // Clients wait: what is closed is sealed by upkeep, as ever, and those who ask for versions seal it first.
-        if keepingOrphans { return }
+        // Clients wait: what is closed is sealed by upkeep, and those who ask for versions seal it first. It has waited for long enough: it
+        // would otherwise become more from one daemon to the next where they die often and nobody ever pauses.
+        if keepingOrphans {
+            sealWaitsSince = 1
+            return
+        }
         // Upkeep goes on with them once there is room.
         try unlessFull { () throws(RemfsError) in
             try sealQueued()
@@ -206,14 +210,24 @@ extension StoreState {
                     author: author ?? Author(.user(uid: inode.uid)),
                     origin: 0, due: 0, inode: inode.number))
         }
+        leftRemovals = .min
+    }
+
+    /// Takes up removals that the database has from before this process, at most so many: not while opening, since clients may wait for that.
+    func recoverLeftRemovals(atMost most: Int64 = .max) throws(RemfsError) {
+        guard let last = leftRemovals else { return }
         var removed: [Removal] = []
         var authors = AuthorRows()
         try query { () throws(SQLiteError) in
-            let row = try writer.prepare(
+            let row = try statements.cached(
                 """
                 SELECT removal.memory, path, version, author, head.content, head.size, head.digest, head.began
                 FROM removal LEFT JOIN version AS head ON head.number = version
+                WHERE removal.memory > ?1 ORDER BY removal.memory LIMIT ?2
                 """)
+            defer { row.reset() }
+            row.bind(last, at: 1)
+            row.bind(most, at: 2)
             while try row.step() {
                 let memory = row.integer(0)
                 let head = row.isNull(7) ? nil : MemoryHead(memory: memory, version: row.integer(2), created: 0, row, column: 4)
@@ -224,8 +238,9 @@ extension StoreState {
                         origin: 0, due: 0, inode: 0))
             }
         }
-        removals.reserveCapacity(removals.count + removed.count)
-        for removal in removed { remember(removal) }
+        leftRemovals = Int64(removed.count) < most ? nil : removed.last?.memory
+        // Those of this process are known already.
+        for removal in removed where removals[removal.memory] == nil { remember(removal) }
     }
 
     /// Deletes unlinked inodes that no kernel knows any more. `isHeld` answers for each.

@@ -90,12 +90,16 @@ extension StoreState {
         if removal.due == 0 { endedMemories.append(removal.memory) } else { removalQueue.append((removal.due, removal.memory)) }
     }
 
-    /// Takes the removals that are due by `time` out of the queues, at most 256: as long as a seal of as many files may hold the lock.
-    private func takeRemovals(dueBy time: Int64) -> [Removal] {
-        let ended = endedMemories.prefix(256)
+    /// As many as may be sealed while the lock is held, as of files.
+    private static let mostRemovals = 256
+
+    /// Takes the removals that are due by `time` out of the queues, some at a time.
+    private func takeRemovals(dueBy time: Int64) throws(RemfsError) -> [Removal] {
+        if endedMemories.isEmpty { try recoverLeftRemovals(atMost: Int64(Self.mostRemovals)) }
+        let ended = endedMemories.prefix(Self.mostRemovals)
         endedMemories.removeFirst(ended.count)
         var due = ended.compactMap { removals[$0] }.filter { $0.due == 0 }
-        while due.count < 256, let removal = nextRemoval(), removal.due <= time {
+        while due.count < Self.mostRemovals, let removal = nextRemoval(), removal.due <= time {
             due.append(removal)
             removalQueue.removeFirst()
         }
@@ -112,7 +116,7 @@ extension StoreState {
     }
 
     /// Monotonic, ns: when the next removal is to be sealed.
-    var nextRemovalDue: Int64? { endedMemories.isEmpty ? nextRemoval()?.due : 0 }
+    var nextRemovalDue: Int64? { endedMemories.isEmpty && leftRemovals == nil ? nextRemoval()?.due : 0 }
 
     func removeFromMemory(_ removal: Removal) {
         removals[removal.memory] = nil
@@ -147,9 +151,10 @@ extension StoreState {
     func sealRemovals(all: Bool, where condition: (Removal) -> Bool = { _ in true }) throws(RemfsError) {
         var due: [Removal] = []
         if all {
+            try recoverLeftRemovals()
             due = removals.values.filter(condition).sorted { $0.due < $1.due }
         } else {
-            due = takeRemovals(dueBy: Self.monotonic())
+            due = try takeRemovals(dueBy: Self.monotonic())
         }
         guard !due.isEmpty else { return }
         try reserveNumbers(Int64(due.count))

@@ -47,6 +47,8 @@ final class StoreState {
     var removalQueue: Deque<(due: Int64, memory: Int64)> = []
     /// Those that are due at once.
     var endedMemories: [Int64] = []
+    /// The memory after which removals from before this process are still to be taken up (`recoverLeftRemovals`); nil: none are left.
+    var leftRemovals: Int64?
     /// Memories and their inodes, for what is asked for by ID.
     var memoryInodes: [Int64: InodeNumber] = [:]
     /// Content bytes of all regular files that have a name, drafts included.

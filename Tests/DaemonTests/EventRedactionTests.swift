@@ -50,6 +50,9 @@ extension ServeTests {
                 for round in 0..<20 { try Self.send(daemon, other, [Self.message(String(repeating: "x", count: round * 500))]) }
                 try Self.send(daemon, other, [Self.message(long)])
                 #expect(try daemon.http("DELETE", other).status == 200)
+                // What an upgrade of the schema leaves.
+                let state = try #require(daemon.environment["REMFS_STATE_DIR"])
+                try Data(Self.secret.utf8).write(to: URL(fileURLWithPath: "\(state)/catalog.sqlite.schema-1"))
                 #expect(try !Self.traces(daemon).isEmpty)
 
                 let before = try daemon.http("GET", "\(session)/events").data()

@@ -15,6 +15,10 @@ final class WorkingClients {
 
     static let kinds = ["append", "create", "rename", "unlink", "overwrite", "read", "map", "directory", "flock", "fcntl"]
 
+    /// Of the files that are made: the store neither grows nor shrinks with the time that the clients work. Older ones are read once more
+    /// before they go.
+    private static let kept = 500
+
     private let root: String
     private let scratch: String
     private var programs: [(kind: String, program: Program)] = []
@@ -57,7 +61,8 @@ final class WorkingClients {
             (
                 kind,
                 try Program.start(
-                    ["python3", scratch + "/client.py", kind, "\(copy)", directory, scratch + "/stop"], in: "/", scratch: scratch)
+                    ["python3", scratch + "/client.py", kind, "\(copy)", directory, scratch + "/stop", "\(Self.kept)"], in: "/",
+                    scratch: scratch)
             ))
     }
 
@@ -89,7 +94,7 @@ final class WorkingClients {
             let lines = try #require(Files.text(root + "/log")).split(separator: "\n").map(String.init)
             #expect(lines == (0..<count("append")).map(String.init), "lines are lost or doubled")
         }
-        #expect(names.count { $0.hasPrefix("create-") } == count("create"))
+        #expect(names.count { $0.hasPrefix("create-") } == min(Self.kept, count("create")))
         for name in names where name.hasPrefix("create-") {
             #expect(Files.text("\(root)/\(name)") == String(repeating: "\(name.dropFirst(7)) ", count: 50))
         }
@@ -117,7 +122,7 @@ final class WorkingClients {
 
     private static let script = #"""
         import fcntl, json, mmap, os, sys, time
-        kind, copy, root, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+        kind, copy, root, stop, kept = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
         slow, n, begun = [], 0, 0.0
 
         def begin():
@@ -164,7 +169,11 @@ final class WorkingClients {
         while n == 0 or not os.path.exists(stop):
             begin()
             if kind == "append": save(f"{root}/log", f"{n}\n", "a")
-            elif kind == "create": save(f"{root}/create-{n}", f"{n} " * 50, "x")
+            elif kind == "create":
+                save(f"{root}/create-{n}", f"{n} " * 50, "x")
+                if n >= kept:
+                    assert fresh(f"{root}/create-{n - kept}") == f"{n - kept} " * 50
+                    os.unlink(f"{root}/create-{n - kept}")
             elif kind == "rename":
                 name = f"{root}/rename-{n}"
                 save(name, str(n), "x")

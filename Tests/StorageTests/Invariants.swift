@@ -187,6 +187,8 @@ enum Invariants {
             }
             require(
                 state.lastVersion >= (memories.values.compactMap { $0.last?.number }.max() ?? 0), "the newest version is not the newest")
+            // Removals of a predecessor are in the file alone until upkeep takes them up.
+            try state.recoverLeftRemovals()
             for (memory, versions) in memories {
                 require(versions[0].operation == 0 || versions[0].isPruned, "memory \(memory) begins with \(versions[0].operation)")
                 for (one, next) in zip(versions, versions.dropFirst()) {

@@ -116,6 +116,32 @@ import Testing
         }
     }
 
+    /// Clients wait while a successor opens the store, so it takes them up afterwards, bit by bit; what they do meanwhile counts.
+    @Test func removalsOfAPredecessorAreTakenUpWhileClientsAreServed() throws {
+        try TestStore.with { test in
+            let mount = try test.mount(uid: 501)
+            let count = 600
+            for number in 0..<count { try mount.save("/\(number)", "\(number)") }
+            try mount.save("/x", "x")
+            try test.settleAll()
+            for number in 0..<count { try mount.rename("/\(number)", "/\(number)~") }
+            try test.crash(isTakingOver: true)
+            #expect(test.state { $0.removals.isEmpty && $0.hasWork && $0.nextRemovalDue == 0 })
+            let memory = try test.memory("/x").id
+            try mount.rename("/x", "/x~")
+            for path in ["/0", "/599"] { #expect(RemfsError.code { _ = try test.memory(path) } == .notFound) }
+            _ = try test.store.maintain()
+            #expect(test.state { $0.leftRemovals != nil })
+            try mount.save("/x", "again")
+            try test.settleAll()
+            #expect(try test.memory("/x").id == memory)
+            #expect(try test.log("/x").last == "modified /x")
+            #expect(try test.log().filter { $0.hasPrefix("deleted") }.count == count)
+            #expect(try test.versions().allSatisfy { $0.author.actor.id == "user_501" })
+            Invariants.expect(test.store)
+        }
+    }
+
     @Test func holesAndTruncationsOfAnOpenSaveAreReplayedInOrder() throws {
         try TestStore.with { test in
             let mount = try test.mount()
