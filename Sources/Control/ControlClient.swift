@@ -58,7 +58,19 @@ package struct ControlClient: Sendable {
         _ method: Method, _ path: String, query: [(String, String?)] = [], body: (any Encodable & Sendable)? = nil,
         as type: Answer.Type = Answer.self
     ) async throws(RemfsError) -> Answer {
-        let bytes = try await bytes(method, path, query: query, body: body)
+        try Self.decoded(try await bytes(method, path, query: query, body: body), path)
+    }
+
+    /// As `call`, with a body that is JSON already.
+    package func call<Answer: Decodable>(
+        _ method: Method, _ path: String, json: String, as type: Answer.Type = Answer.self
+    ) async throws(RemfsError) -> Answer {
+        var collected = Data()
+        try await stream(method, path, [], ByteBuffer(string: json)) { collected.append($0) }
+        return try Self.decoded(collected, path)
+    }
+
+    private static func decoded<Answer: Decodable>(_ bytes: Data, _ path: String) throws(RemfsError) -> Answer {
         do {
             return try JSONDecoder().decode(Answer.self, from: bytes)
         } catch {
@@ -79,6 +91,16 @@ package struct ControlClient: Sendable {
     package func stream(
         _ method: Method, _ path: String, query: [(String, String?)] = [], body: (any Encodable & Sendable)? = nil,
         to sink: (Data) throws(RemfsError) -> Void
+    ) async throws(RemfsError) {
+        let bytes: ByteBuffer?
+        do { bytes = try body.map { ByteBuffer(bytes: try JSONWriter().encode($0)) } } catch {
+            throw RemfsError(.internal, "a request to \(path) makes no JSON", cause: String(describing: error))
+        }
+        try await stream(method, path, query, bytes, to: sink)
+    }
+
+    private func stream(
+        _ method: Method, _ path: String, _ query: [(String, String?)], _ body: ByteBuffer?, to sink: (Data) throws(RemfsError) -> Void
     ) async throws(RemfsError) {
         try checkPlace()
         do {
@@ -123,7 +145,7 @@ package struct ControlClient: Sendable {
     }
 
     func request(
-        _ method: Method, _ path: String, _ query: [(String, String?)], _ body: (any Encodable & Sendable)?
+        _ method: Method, _ path: String, _ query: [(String, String?)], _ body: ByteBuffer?
     ) throws -> HTTPClientRequest {
         var allowed = CharacterSet.alphanumerics
         allowed.insert(charactersIn: "-._~")
@@ -143,7 +165,7 @@ package struct ControlClient: Sendable {
         if let key { request.headers.add(name: "authorization", value: "Bearer \(key)") }
         if let body {
             request.headers.add(name: "content-type", value: "application/json")
-            request.body = .bytes(ByteBuffer(bytes: try JSONWriter().encode(body)))
+            request.body = .bytes(body)
         }
         return request
     }

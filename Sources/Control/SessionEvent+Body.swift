@@ -28,7 +28,8 @@ extension SessionEvent.Draft {
             throw event.refusal("type", "is \(Body.quoted(type)), which clients cannot send")
         }
         let assigned = Self.assigned.union(shape.routing ? ["session_thread_id"] : [])
-        try event.allow(assigned.union(shape.fields.map(\.name)))
+        try event.allow(assigned.union(shape.fields.map(\.name)).union(["remfs"]))
+        try Self.checkAddition(event)
         for key in ["id", "processed_at"] { _ = try event.string(key) }
         for field in shape.fields { try field.check(in: event) }
         let reference = try shape.fields.first { $0.kind.isReference }.map { field throws(RemfsError) in
@@ -42,6 +43,16 @@ extension SessionEvent.Draft {
         self.reference = reference
         name = try event.string("id")
         if type == "user.interrupt" { thread = try event.string("session_thread_id") }
+    }
+}
+
+extension SessionEvent.Draft {
+    /// The object `remfs` (`api.md` 13): when it happened, where that is not when it was sent. Kept and given back as it came.
+    private static func checkAddition(_ event: Body) throws(RemfsError) {
+        guard let addition = try event.object("remfs") else { return }
+        try addition.allow("time")
+        guard let time = try addition.string("time") else { return }
+        guard Timestamp(rfc3339: time) != nil else { throw addition.refusal("time", "must be a time as in RFC 3339") }
     }
 }
 

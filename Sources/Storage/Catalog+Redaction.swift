@@ -102,6 +102,7 @@ extension SessionEvent {
     private static let kept: Set<ExactString> = [
         "tool_use_id", "mcp_tool_use_id", "custom_tool_use_id", "session_thread_id", "name", "mcp_server_name", "is_error", "result",
         "evaluated_permission", "to_session_thread_id", "to_agent_name", "from_session_thread_id", "from_agent_name",
+        "remfs",
     ]
 
     /// The same without what it says, in a shape that clients read; nil: it is redacted already.

@@ -1,5 +1,4 @@
 import Glibc
-package import Storage
 
 extension Timestamp {
     private static let perSecond: Int64 = 1_000_000

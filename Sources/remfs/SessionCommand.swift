@@ -5,17 +5,17 @@ import Storage
 
 struct SessionCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "session", abstract: "Create, list and end sessions, and read their transcripts",
+        commandName: "session", abstract: "Create, list and end sessions, read and import their transcripts",
         subcommands: [
             CreateSession.self, ListSessions.self, ShowSession.self, ArchiveSession.self, DeleteSession.self, SessionEvents.self,
-            RedactEvents.self,
+            RedactEvents.self, ImportTranscripts.self, WatchTranscripts.self,
         ])
 }
 
 let sessionHelp = ArgumentHelp("A session's ID", valueName: "session")
 
 /// A store on the command line: `NAME`, `NAME:ro` or `NAME:rw`.
-private struct StoreChoice: ExpressibleByArgument {
+struct StoreChoice: ExpressibleByArgument {
     let store: String
     let access: Access
 

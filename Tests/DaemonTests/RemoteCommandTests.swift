@@ -174,6 +174,14 @@ extension ServeTests {
             }
             try stage.run("session", "redact", session, message, "--json")
             try stage.run("session", "redact", session, message)
+            try FileManager.default.createDirectory(atPath: directory + "/transcripts", withIntermediateDirectories: false)
+            let chat = directory + "/transcripts/chat.jsonl"
+            try Data(#"{"role": "user", "content": "hi"}"#.utf8).write(to: URL(fileURLWithPath: chat))
+            try stage.run("session", "import", "--store", "notes:ro", chat)
+            try stage.run("session", "import", chat, "--json")
+            try Data("{\"role\": \"user\", \"content\": \"hi\"}\n{\"role\": \"assistant\", \"content\": \"ho\"}\n".utf8)
+                .write(to: URL(fileURLWithPath: chat))
+            try stage.watch("session", "watch", directory + "/transcripts", lines: 1)
             try stage.run("session", "archive", session, "--json")
             try stage.run("session", "delete", session, "--json")
             try stage.run("session", "show", session, ends: 66)
@@ -238,6 +246,7 @@ extension ServeTests {
             let version = "memver_01" + String(repeating: "1", count: 22)
             let session = "sesn_01" + String(repeating: "1", count: 22)
             return [
+                "session watch": ["/tmp"],
                 "store create": ["x"], "store show": ["x"], "store set": ["x", "--name", "y"], "store archive": ["x"],
                 "store delete": ["x"],
                 "store backup": ["x", "/tmp/nothing"], "store fork": ["x", "y"], "store watch": ["x"], "store gc": ["x"],

@@ -464,7 +464,7 @@ import Threads
     }
 
     /// Upkeep by itself: a save is sealed, a removal told, and the journal emptied, with nobody asking.
-    @Test(.timeLimit(.minutes(1))) func upkeepSealsWithoutBeingAsked() throws {
+    @Test func upkeepSealsWithoutBeingAsked() throws {
         try withPool { pool, _ in
             let row = try pool.createStore(name: "s", description: "", metadata: [:])
             let store = try pool.retain(row.id)
