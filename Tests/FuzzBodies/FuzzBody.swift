@@ -15,6 +15,10 @@ package enum FuzzBody: String, CaseIterable, Sendable {
     case paths
     /// Query strings, and what stands in them: cursors, times, IDs, ranges.
     case queries
+    /// Any text, looked through for secrets.
+    case secrets
+    /// Transcripts of agents.
+    case transcripts
 
     package func run(_ bytes: [UInt8]) {
         switch self {
@@ -23,12 +27,55 @@ package enum FuzzBody: String, CaseIterable, Sendable {
         case .lines: Self.lines(bytes)
         case .paths: Self.paths(bytes)
         case .queries: Self.queries(bytes)
+        case .secrets: Self.secrets(bytes)
+        case .transcripts: Self.transcripts(bytes)
         }
     }
 
     private static func require(_ holds: Bool, _ promise: @autoclosure () -> String) { precondition(holds, promise()) }
 
     // MARK: Bodies
+
+    private static func secrets(_ bytes: [UInt8]) {
+        let matches = SecretScanner.matches(in: bytes[...])
+        var end = 0
+        for match in matches {
+            require(match.range.lowerBound >= end && !match.range.isEmpty, "matches are in order, and none overlaps another")
+            end = match.range.upperBound
+        }
+        require(end <= bytes.count, "matches are within the bytes")
+        require(SecretScanner.firstMatch(in: bytes[...]) == matches.first, "the first is the first of all")
+        for match in matches {
+            require(SecretScanner.firstMatch(in: bytes[...], touching: match.range) != nil, "what is found is found where it is")
+        }
+    }
+
+    private static func transcripts(_ bytes: [UInt8]) {
+        func drafts(_ piece: Int) -> ([TranscriptDraft], Int) {
+            var (reader, drafts) = (TranscriptReader(), [TranscriptDraft]())
+            while true {
+                func take(_ items: [TranscriptItem]) { for case .draft(let draft) in items { drafts.append(draft) } }
+                for start in stride(from: 0, to: bytes.count, by: piece) {
+                    take(reader.read(bytes[start..<min(start + piece, bytes.count)]))
+                }
+                take(reader.finish())
+                guard let again = reader.again else { return (drafts, reader.consumed) }
+                reader = again
+            }
+        }
+        let (whole, consumed) = drafts(max(1, bytes.count))
+        require(consumed <= bytes.count, "no more is read than there is")
+        require(drafts(7) == (whole, consumed), "pieces of any size make the same drafts")
+        var requests = TranscriptRequests()
+        var bodies = whole.compactMap { requests.add($0) }
+        if let last = requests.take() { bodies.append(last) }
+        for body in bodies {
+            // The route takes them all.
+            do throws(RemfsError) { _ = try SessionEvent.Draft.all(in: Body(parsing: body.utf8)) } catch {
+                require(false, "\(error.message): \(body)")
+            }
+        }
+    }
 
     private static func archive(_ bytes: [UInt8]) {
         // The first byte says in what pieces the rest arrives.
