@@ -5,7 +5,8 @@ import Testing
 
 /// How long a test of this target may take. The shortest limit of all suites around it counts, so this one has to leave room for long forms.
 private let longestInMinutes =
-    ["REMFS_CRASH_KILLS", "REMFS_TAKEOVER_KILLS", "REMFS_TEST_MOUNTS"].contains { ProcessInfo.processInfo.environment[$0] != nil } ? 60 : 3
+    ["REMFS_CRASH_KILLS", "REMFS_TAKEOVER_KILLS", "REMFS_TEST_MOUNTS"].contains { ProcessInfo.processInfo.environment[$0] != nil }
+    ? 60 : 3 * Sanitizer.slowdown
 
 /// Starting, stopping and refusing to start. (All suites of this target are one after the other: each test is processes, and cores are few.)
 @Suite(.serialized, .timeLimit(.minutes(longestInMinutes))) struct ServeTests {
