@@ -17,15 +17,3 @@ enum ConnectionLoops {
     /// Runs tasks on the thread of a connection.
     static func executor(of loop: any EventLoop) -> any TaskExecutor { executors[ObjectIdentifier(loop)] ?? LoopExecutor(loop) }
 }
-
-/// Runs jobs on an event loop.
-private final class LoopExecutor: TaskExecutor {
-    private let loop: any EventLoop
-
-    init(_ loop: any EventLoop) { self.loop = loop }
-
-    func enqueue(_ job: consuming ExecutorJob) {
-        let job = UnownedJob(job)
-        loop.execute { [self] in unsafe job.runSynchronously(on: asUnownedTaskExecutor()) }
-    }
-}

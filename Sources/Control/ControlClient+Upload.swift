@@ -16,7 +16,7 @@ extension ControlClient {
             request.headers.add(name: "content-type", value: "application/octet-stream")
             request.body = .stream(Pieces(next: next), length: .unknown)
             let response = try await Self.http.execute(request, deadline: .distantFuture)
-            let body = Data((try await response.body.collect(upTo: 1 << 20)).readableBytesView)
+            let body = try await Self.whole(response)
             guard (200..<300).contains(response.status.code) else { throw Self.failure(response, body) }
             return try JSONDecoder().decode(Answer.self, from: body)
         } catch let error as RemfsError {
