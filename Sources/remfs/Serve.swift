@@ -61,6 +61,7 @@ struct Serve: AsyncParsableCommand {
         if let complaint {
             logger.error("the configuration cannot be used: going on with the last that could", metadata: ["error": "\(complaint)"])
         }
+        goFirst(logger)
         // What we make is ours alone, unless it is given a mode on purpose.
         umask(0o077)
         switch role {
@@ -76,6 +77,14 @@ struct Serve: AsyncParsableCommand {
             _exit(0)
         case .holder, .renewed, .replacement: Glibc.exit(try Holding.hold(role, environment, settings, logger))
         }
+    }
+
+    /// Whoever works in a mount waits for this process, above all when it takes over: it goes before what it keeps waiting. Only root may
+    /// say so, and whoever started it with another priority than the usual one is followed. Holder and daemon inherit it.
+    private func goFirst(_ logger: Logger) {
+        let process = __priority_which_t(PRIO_PROCESS.rawValue)
+        guard getpriority(process, 0) == 0, setpriority(process, 0, -10) != 0, errno != EACCES, errno != EPERM else { return }
+        logger.warning("runs without priority over those who wait for it", metadata: ["errno": "\(errno)"])
     }
 
     /// Serves until it is told to stop (false) or to hand over (true).
