@@ -175,3 +175,11 @@ int cfuse_read_closes(int group, struct cfuse_close *closes, int most, bool *dro
 int cfuse_close_from(posix_spawn_file_actions_t *actions, int first) {
     return posix_spawn_file_actions_addclosefrom_np(actions, first);
 }
+
+int cfuse_write_back(const char *directory) {
+    int descriptor = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return errno;
+    int error = syncfs(descriptor) == 0 ? 0 : errno;
+    close(descriptor);
+    return error;
+}

@@ -63,8 +63,8 @@ package struct ControlServer: Service {
     ///   - onReady: called once the socket takes requests.
     /// - Throws: where the keys cannot be read.
     package init(
-        _ configuration: Configuration, stores: StorePool, mounts: MountTable, metrics: PrometheusMetrics, logger: Logger,
-        listen: (@Sendable () throws -> Int32)? = nil, removesSocket: @escaping @Sendable () -> Bool = { true },
+        _ configuration: Configuration, stores: StorePool, mounts: MountTable, sessions: SessionMounts, metrics: PrometheusMetrics,
+        logger: Logger, listen: (@Sendable () throws -> Int32)? = nil, removesSocket: @escaping @Sendable () -> Bool = { true },
         onReady: @escaping @Sendable () async -> Void = {}
     ) throws(RemfsError) {
         self.configuration = configuration
@@ -96,7 +96,7 @@ package struct ControlServer: Service {
         SearchRoutes(stores: stores).add(to: &routes)
         MountRoutes(stores: stores, mounts: mounts).add(to: &routes)
         DoctorRoutes(stores: stores).add(to: &routes)
-        SessionRoutes(stores: stores).add(to: &routes)
+        SessionRoutes(stores: stores, mounts: sessions, logger: logger).add(to: &routes)
         SessionEventRoutes(stores: stores, streams: SessionStreams(stores.catalog, configuration.streams)).add(to: &routes)
         DreamRoutes(stores: stores, models: configuration.models).add(to: &routes)
         self.routes = routes.all

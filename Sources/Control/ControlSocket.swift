@@ -129,6 +129,13 @@ package struct ControlSocket: Sendable {
 
 /// Directories of the daemon.
 package enum Directory {
+    /// Without symbolic links, through which nothing is mounted.
+    package static func real(_ path: String) throws(RemfsError) -> String {
+        guard let real = unsafe realpath(path, nil) else { throw RemfsError.ofSystem("\(path) cannot be found") }
+        defer { unsafe free(real) }
+        return unsafe String(cString: real)
+    }
+
     /// Makes a directory and those above it; true when it was not there. `mode` holds for the last one, 0755 for those above.
     @discardableResult
     package static func make(_ path: String, mode: mode_t) throws(RemfsError) -> Bool {

@@ -53,12 +53,16 @@ struct MountRoutes: Sendable {
     }
 
     func update(_ request: Request, _ context: ControlContext) async throws -> Wire.Mount {
-        let id = try mount(context, .admin).id
+        let mount = try mount(context, .admin)
+        let id = mount.id
         let parsed = try await request.collectFields()
         let body = try parsed.get()
         try body.allow("access")
         guard let access = try body.choice("access", of: [Access.readWrite, .readOnly]) else {
             throw RemfsError(.invalidArgument, "access is required")
+        }
+        if let session = mount.session {
+            throw RemfsError(.unsupported, "the mount belongs to session \(session): change the access of its resource \(mount.store)")
         }
         let mounts = mounts
         return Wire.Mount(try await stores.run { () throws(RemfsError) in try mounts.setAccess(id, access) })
@@ -66,7 +70,11 @@ struct MountRoutes: Sendable {
 
     /// With `lazy=true` also a mount that is in use: it goes away for new callers at once, and for good when its last file is closed.
     func delete(_ request: Request, _ context: ControlContext) async throws -> Wire.Deleted {
-        let id = try mount(context, .admin).id
+        let mount = try mount(context, .admin)
+        let id = mount.id
+        if let session = mount.session {
+            throw RemfsError(.unsupported, "the mount belongs to session \(session): it ends when that is archived or deleted")
+        }
         let lazily = try request.query.boolean("lazy")
         let mounts = mounts
         try await stores.run { () throws(RemfsError) in try mounts.unmount(id, lazily: lazily) }

@@ -1,10 +1,13 @@
 import HTTPTypes
 import Hummingbird
+import Logging
 import Storage
 
 /// `/v1/sessions` and the resources of a session (`api.md` 7).
 struct SessionRoutes: Sendable {
     let stores: StorePool
+    let mounts: SessionMounts
+    let logger: Logger
 
     func add(to routes: inout Routes) {
         routes.on(.get, "/v1/sessions", needs: .all(.read), use: list)
@@ -13,6 +16,9 @@ struct SessionRoutes: Sendable {
         routes.on(.post, "/v1/sessions/:session", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody, use: update)
         routes.on(.delete, "/v1/sessions/:session", needs: .all(.write), use: delete)
         routes.on(.post, "/v1/sessions/:session/archive", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody, use: archive)
+        routes.on(.get, "/v1/sessions/:session/mounts", needs: .all(.read), use: liveMounts)
+        routes.on(.post, "/v1/sessions/:session/mounts", needs: .all(.write), use: mount)
+        routes.on(.get, "/v1/sessions/:session/prompt", needs: .all(.read), use: prompt)
         routes.on(.get, "/v1/sessions/:session/resources", needs: .all(.read), use: resources)
         routes.on(
             .post, "/v1/sessions/:session/resources", needs: .all(.write), bodyLimit: ControlContext.maximumSessionBody, use: addResource)
@@ -25,7 +31,19 @@ struct SessionRoutes: Sendable {
 
     func create(_ request: Request, _ context: ControlContext) async throws -> Wire.Session {
         let body = try await request.collectFields(on: stores).get()
-        return Wire.Session(try await stores.run { () throws(RemfsError) in try stores.catalog.createSession(SessionRequest(body)) })
+        let session = try await stores.run { () throws(RemfsError) in
+            var asked = try SessionRequest(body)
+            asked.owner = context.caller?.uid
+            return try stores.catalog.createSession(asked)
+        }
+        if !session.attachments.isEmpty, mounts.isOffered {
+            // The session is there, and its transcript and its stores over the socket need no mount: whoever needs one asks for it, and is
+            // told then why there is none.
+            do { _ = try await stores.run { () throws(RemfsError) in try mounts.mount(session.id) } } catch {
+                logger.error("a session's stores are not mounted", metadata: ["session": "\(session.id)", "error": "\(error)"])
+            }
+        }
+        return Wire.Session(session)
     }
 
     func get(_ request: Request, _ context: ControlContext) async throws -> Wire.Session {
@@ -50,19 +68,55 @@ struct SessionRoutes: Sendable {
 
     func delete(_ request: Request, _ context: ControlContext) async throws -> Wire.Deleted {
         let id = try context.sessionID
-        try await stores.run { () throws(RemfsError) in try stores.catalog.deleteSession(id) }
+        try await stores.run { () throws(RemfsError) in
+            try stores.catalog.deleteSession(id)
+            try mounts.end(id)
+        }
         return Wire.Deleted(id: id.description, type: "session_deleted")
     }
 
     func archive(_ request: Request, _ context: ControlContext) async throws -> Wire.Session {
         let id = try context.sessionID
-        return Wire.Session(try await stores.run { () throws(RemfsError) in try stores.catalog.archiveSession(id) })
+        return Wire.Session(
+            try await stores.run { () throws(RemfsError) in
+                let session = try stores.catalog.archiveSession(id)
+                try mounts.end(id)
+                return session
+            })
     }
 
     func list(_ request: Request, _ context: ControlContext) async throws -> Wire.SessionPage {
         let query = try SessionQuery(try request.query)
         guard query.matchesAnything else { return Wire.SessionPage(data: [], nextPage: nil, previousPage: nil) }
         return try await stores.run { () throws(RemfsError) in try query.page(of: stores.catalog) }
+    }
+
+    // MARK: Mounts
+
+    func liveMounts(_ request: Request, _ context: ControlContext) async throws -> Wire.SessionMounts {
+        let id = try context.sessionID
+        return try await stores.run { () throws(RemfsError) in
+            Wire.SessionMounts(id, try mounts.directory(of: id), mounts.live(try stores.catalog.session(id)))
+        }
+    }
+
+    /// Mounts what is not mounted, and says where.
+    func mount(_ request: Request, _ context: ControlContext) async throws -> Wire.SessionMounts {
+        let id = try context.sessionID
+        try await request.collectFields().get().allow()
+        return try await stores.run { () throws(RemfsError) in
+            Wire.SessionMounts(id, try mounts.directory(of: id), try mounts.mount(id))
+        }
+    }
+
+    /// What an agent has to be told of its stores.
+    func prompt(_ request: Request, _ context: ControlContext) async throws -> Response {
+        let id = try context.sessionID
+        let text = try await stores.run { () throws(RemfsError) in
+            try MemoryPrompt(try stores.catalog.session(id), stores.catalog).text
+        }
+        return Response(
+            status: .ok, headers: [.contentType: "text/markdown; charset=utf-8"], body: ResponseBody(byteBuffer: ByteBuffer(string: text)))
     }
 
     // MARK: Resources
@@ -111,7 +165,7 @@ struct SessionRoutes: Sendable {
             guard let access = try body.choice("access", of: [Access.readWrite, .readOnly]) else {
                 throw RemfsError(.invalidArgument, "access is required")
             }
-            return try stores.catalog.setAccess(access, of: resource, in: id)
+            return try mounts.setAccess(access, of: resource, in: id)
         }
         return Wire.Resource(attachment)
     }
@@ -254,5 +308,6 @@ extension Session.Agent {
 
 extension Wire.Session: ResponseEncodable {}
 extension Wire.SessionPage: ResponseEncodable {}
+extension Wire.SessionMounts: ResponseEncodable {}
 extension Wire.Resource: ResponseEncodable {}
 extension Wire.Thread: ResponseEncodable {}

@@ -1,3 +1,4 @@
+package import Filesystem
 package import Storage
 
 extension Wire {
@@ -168,6 +169,21 @@ extension Wire {
         }
     }
 
+    /// Where a session's stores are mounted on this machine.
+    package struct SessionMounts: Codable, Sendable {
+        package var type = "session_mounts"
+        package var sessionID: String
+        /// What is bound to `/mnt/memory`: it holds a directory for each store.
+        package var directory: String
+        /// Those that are live, in the order of the session's resources.
+        package var data: [Mount]
+
+        private enum CodingKeys: String, CodingKey {
+            case type, directory, data
+            case sessionID = "session_id"
+        }
+    }
+
     /// What `remfs` reads of an event: all of it, since each type has its own fields.
     package typealias Event = JSONValue
 }
@@ -203,6 +219,12 @@ extension Wire.Resource {
             description: attachment.description, mountPath: attachment.mountPath,
             // `try?`: it was parsed before it was stored.
             remfs: attachment.options.flatMap { try? JSONValue(parsing: $0.utf8) })
+    }
+}
+
+extension Wire.SessionMounts {
+    package init(_ session: SessionID, _ directory: String, _ mounts: [Mount]) {
+        self.init(sessionID: session.description, directory: directory, data: mounts.map { Wire.Mount($0) })
     }
 }
 

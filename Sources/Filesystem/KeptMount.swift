@@ -6,8 +6,9 @@ import Threads
 /// What a successor has to know of a mount in order to go on with it. It stands, as JSON, in memory that the holder keeps.
 struct KeptMount: Codable {
     /// Rises with each change that an older or newer remfs would not understand.
-    static let newestFormat = 1
-    var format = KeptMount.newestFormat
+    static let newestFormat = 2
+    /// 2 where there is something in it that format 1 did not know.
+    var format = 1
     var id: MountID
     var store: StoreID
     var directory: String
@@ -26,6 +27,8 @@ struct KeptMount: Codable {
     /// By memory, the newest version that this mount has shown or written. Only from a daemon that handed over: after a crash it is as if
     /// the mount had shown nothing.
     var seen: [Int64: Int64]
+    /// Whose changes are made in it. Since format 2: to be without it would say that they are another's.
+    var owner: Mount.Owner?
 
     struct Handshake: Codable {
         var request: [UInt8]
@@ -35,6 +38,8 @@ struct KeptMount: Codable {
 
     init(_ entry: MountTable.Entry, seen: [Int64: Int64] = [:]) {
         self.seen = seen
+        owner = entry.owner
+        if owner != nil { format = 2 }
         id = entry.id
         store = entry.store
         directory = entry.directory

@@ -41,6 +41,17 @@ package struct MountOptions: Sendable, Codable {
 package struct Mount: Sendable {
     package enum State: String, Sendable, Codable { case mounted, stopping, failed }
 
+    /// The session that a mount belongs to: whoever changes something in it, the session has.
+    package struct Owner: Sendable, Codable {
+        package let session: SessionID
+        package let trust: Session.Trust?
+
+        package init(session: SessionID, trust: Session.Trust?) {
+            self.session = session
+            self.trust = trust
+        }
+    }
+
     package let id: MountID
     package let store: StoreID
     package let session: SessionID?

@@ -30,7 +30,7 @@ extension MountTable {
         save(entry)
     }
 
-    private func save(_ entry: Entry, seen: [Int64: Int64] = [:]) {
+    func save(_ entry: Entry, seen: [Int64: Int64] = [:]) {
         guard let memory = entry.memory else { return }
         do throws(RemfsError) {
             let code = memory.write(try KeptMount(entry, seen: seen).bytes)
@@ -232,7 +232,7 @@ extension MountTable {
         }
         let entry = makeEntry(
             kept.id, kept.store, kept.directory, kept.options, memories, kept.origin, locks, kept.mountpoint, memory,
-            Timestamp(microseconds: kept.created))
+            Timestamp(microseconds: kept.created), kept.owner)
         try memories.attach(entry.origin, seen: kept.seen)
         entry.state.withLock { $0.handshake = handshake }
         // It holds until something else is written here, which no crash can take back.
@@ -267,7 +267,7 @@ extension MountTable {
                 }
             }
             guard attempts < Self.mostAttempts else { throw RemfsError(.internal, "several daemons died of it") }
-            _ = try mount(kept.store, at: kept.directory, kept.options, requestedBy: geteuid(), attempts: attempts + 1)
+            _ = try mount(kept.store, at: kept.directory, kept.options, requestedBy: geteuid(), for: kept.owner, attempts: attempts + 1)
         } catch {
             logger.error("cannot mount again", metadata: ["directory": "\(kept.directory)", "error": "\(error)"])
         }

@@ -27,6 +27,8 @@ package final class MountTable: Sendable {
         let options: MountOptions
         let created: Timestamp
         let memories: MemoryStore
+        /// Whose mount it is; nil: nobody's but the process's that asked for it.
+        let owner: Mount.Owner?
         let origin: Origin
         let filesystem: MemoryFilesystem
         let mountpoint: FuseMountpoint
@@ -38,7 +40,7 @@ package final class MountTable: Sendable {
 
         init(
             id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore,
-            origin: Origin, filesystem: MemoryFilesystem, mountpoint: FuseMountpoint, memory: FuseHoldMemory?, attempts: Int
+            owner: Mount.Owner?, origin: Origin, filesystem: MemoryFilesystem, mountpoint: FuseMountpoint, memory: FuseHoldMemory?, attempts: Int
         ) {
             self.attempts = attempts
             self.id = id
@@ -47,6 +49,7 @@ package final class MountTable: Sendable {
             self.options = options
             self.created = created
             self.memories = memories
+            self.owner = owner
             self.origin = origin
             self.filesystem = filesystem
             self.mountpoint = mountpoint
@@ -59,7 +62,7 @@ package final class MountTable: Sendable {
             var options = options
             options.access = access
             return Mount(
-                id: id, store: store, session: nil, directory: directory, access: access, options: options, state: state, created: created)
+                id: id, store: store, session: owner?.session, directory: directory, access: access, options: options, state: state, created: created)
         }
     }
 
@@ -78,14 +81,14 @@ package final class MountTable: Sendable {
     let stores: StorePool
     let logger: Logger
     let workers: FuseWorkers
-    private let notifier: Notifier
-    private let closes: CloseWatcher?
+    let notifier: Notifier
+    let closes: CloseWatcher?
     private let commands = CommandNames()
     let holder: HolderLink?
     let state = Mutex(State())
-    private let entryRemoved = Condition()
+    let entryRemoved = Condition()
     /// What may wait for the kernel and nobody waits for: remounts, the end of a mount that someone else unmounted.
-    private let chores = WorkerPool(count: 1, named: "remfs-mounts")
+    let chores = WorkerPool(count: 1, named: "remfs-mounts")
 
     /// What a thread calls before it waits: pass this to `StorePool`.
     package static let willBlock: @Sendable () -> Void = { FuseWorkers.willBlock() }
@@ -124,20 +127,22 @@ package final class MountTable: Sendable {
 
     /// libfuse takes one of a process's 1,024 keys of thread-specific data for each session (PTHREAD_KEYS_MAX). The rest are for other
     /// libraries, in a successor as well, which must be able to have as many sessions as its predecessor.
-    static let mostMounts = 1_000
+    package static let mostMounts = 1_000
 
     /// Mounts a store on an empty directory that belongs to `uid` (root may use any). Returns when the mount is live.
     ///
+    /// - Parameter owner: the session whose mount it is, and whose changes are made in it.
+    ///
     /// Throws `notFound` (store, directory), `notADirectory`, `notEmpty`, `notPermitted`, `busy`, `unavailable` (no /dev/fuse).
     package func mount(
-        _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32
+        _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32, for owner: Mount.Owner? = nil
     ) throws(RemfsError) -> Mount {
-        try mount(id, at: directory, options, requestedBy: uid, attempts: 0)
+        try mount(id, at: directory, options, requestedBy: uid, for: owner, attempts: 0)
     }
 
     /// - Parameter attempts: `KeptMount.attempts`.
     func mount(
-        _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32, attempts: Int
+        _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32, for owner: Mount.Owner?, attempts: Int
     ) throws(RemfsError) -> Mount {
         try MountTarget.check(directory, owner: uid)
         guard state.withLock({ $0.entries.count }) < Self.mostMounts else {
@@ -163,7 +168,7 @@ package final class MountTable: Sendable {
         let (mountpoint, device) = try attachToKernel(id, directory, options)
         let memory = holder == nil ? nil : FuseHoldMemory()
         let entry = makeEntry(
-            MountID.random(), id, directory, options, memories, number, locks, mountpoint, memory, nil, attempts: attempts)
+            MountID.random(), id, directory, options, memories, number, locks, mountpoint, memory, nil, owner, attempts: attempts)
         do throws(RemfsError) {
             try memories.attach(entry.origin)
             state.withLock { $0.entries[entry.id] = entry }
@@ -225,7 +230,7 @@ package final class MountTable: Sendable {
     func makeEntry(
         _ mountID: MountID, _ id: StoreID, _ directory: String, _ options: MountOptions, _ memories: MemoryStore, _ number: Int,
         _ locks: LockTable, _ mountpoint: FuseMountpoint, _ memory: FuseHoldMemory?, _ created: Timestamp?,
-        attempts: Int = 0
+        _ owner: Mount.Owner?, attempts: Int = 0
     ) -> Entry {
         let inodes = InodeTable()
         let queue = InvalidationQueue(notifier, memory)
@@ -238,7 +243,7 @@ package final class MountTable: Sendable {
         }
         let origin = Origin(
             number: number, isReadOnly: options.access == .readOnly, refusesStaleWrites: options.onStaleWrite == .refuse,
-            actor: { .user(uid: $0) }, process: { [commands] in commands.process(of: $0) },
+            actor: { uid in owner.map { .session($0.session.description) } ?? .user(uid: uid) }, process: { [commands] in commands.process(of: $0) },
             takeClosed: takeClosed,
             post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) },
             isBehind: { queue.isBehind })
@@ -249,7 +254,7 @@ package final class MountTable: Sendable {
             onStart: { [weak self] in self?.connectionStarted(mountID, $0) }, onEnd: { [weak self] in self?.connectionEnded(mountID) })
         return Entry(
             id: mountID, store: id, directory: directory, options: options, created: created ?? memories.now(), memories: memories,
-            origin: origin, filesystem: filesystem, mountpoint: mountpoint, memory: memory, attempts: attempts)
+            owner: owner, origin: origin, filesystem: filesystem, mountpoint: mountpoint, memory: memory, attempts: attempts)
     }
 
     private func serve(_ entry: Entry, _ device: Int32) throws(RemfsError) {
@@ -304,9 +309,13 @@ package final class MountTable: Sendable {
         state.withLock { Array($0.entries.values) }.map(\.mount).sorted { ($0.created, $0.directory) < ($1.created, $1.directory) }
     }
 
+    package func mounts(of session: SessionID) -> [Mount] {
+        state.withLock { $0.entries.values.filter { $0.owner?.session == session } }.map(\.mount)
+    }
+
     package func mount(_ id: MountID) throws(RemfsError) -> Mount { try entry(id).mount }
 
-    private func entry(_ id: MountID) throws(RemfsError) -> Entry {
+    func entry(_ id: MountID) throws(RemfsError) -> Entry {
         guard let entry = state.withLock({ $0.entries[id] }) else { throw RemfsError(.notFound, "mount \(id) not found") }
         return entry
     }
@@ -325,7 +334,7 @@ package final class MountTable: Sendable {
         .sorted { ($0.operation, $0.errno) < ($1.operation, $1.errno) }
     }
 
-    private static func add(_ rows: [OperationCounters.Row], to sums: inout [PastKey: (count: UInt64, seconds: Double)]) {
+    static func add(_ rows: [OperationCounters.Row], to sums: inout [PastKey: (count: UInt64, seconds: Double)]) {
         for row in rows {
             let old = sums[PastKey(operation: row.operation, errno: row.errno)] ?? (0, 0)
             sums[PastKey(operation: row.operation, errno: row.errno)] = (old.count + row.count, old.seconds + row.seconds)
@@ -342,6 +351,7 @@ package final class MountTable: Sendable {
             store: \(store.name)
             store_id: \(store.id)
             mount_id: \(mount.id)
+            session_id: \(mount.session?.description ?? "none")
             directory: \(mount.directory)
             access: \(access)
             coherence: \(mount.options.coherence.rawValue)
@@ -362,6 +372,8 @@ package final class MountTable: Sendable {
         entry.origin.isReadOnly.store(access == .readOnly, ordering: .sequentiallyConsistent)
         // Whoever was let through before holds the store's lock, or has been answered.
         _ = entry.memories.access
+        // A successor goes on with what holds now.
+        save(entry)
         remount(entry)
         logger.notice("access changed", metadata: ["directory": "\(entry.directory)", "access": "\(access.rawValue)"])
         return entry.mount
@@ -390,108 +402,6 @@ package final class MountTable: Sendable {
             entry.state.withLock { $0.owesRemount = isBusy && isReadOnly }
             if !isBusy, entry.state.withLock({ $0.state }) == .mounted {
                 logger.warning("cannot remount", metadata: ["directory": "\(entry.directory)", "errno": "\(error.errno)"])
-            }
-        }
-    }
-
-    // MARK: Unmounting
-
-    /// Ends a mount: what was written is sealed, the directory is free. Throws `busy` while files are open or a shell stands in it,
-    /// unless `lazily`: then it goes out of sight at once, and ends with its last user.
-    package func unmount(_ id: MountID, lazily: Bool = false) throws(RemfsError) {
-        let entry = try entry(id)
-        entry.state.withLock { $0.state = .stopping }
-        do throws(RemfsError) {
-            try entry.memories.takeInCloses(through: entry.origin)
-            try detachFromKernel(entry, lazily: lazily)
-        } catch {
-            entry.state.withLock { $0.state = .mounted }
-            throw error
-        }
-        if !lazily, !entry.filesystem.waitUntilEnded(atMost: .seconds(10)) {
-            throw RemfsError(.unavailable, "\(entry.directory) is unmounted, but its connection has not ended")
-        }
-        guard !lazily else { return }
-        connectionEnded(id)
-        // Another thread may have been first to hear of the end, and still be sealing.
-        let isGone = state.wait(on: entryRemoved, atMost: .seconds(60), until: { $0.entries[id] == nil }) { _, isGone in isGone }
-        guard isGone else { throw RemfsError(.unavailable, "\(entry.directory) is unmounted, but its saves are still being sealed") }
-    }
-
-    /// A close event that waits to be read holds the mount for a moment: busy is believed only when it lasts.
-    private func detachFromKernel(_ entry: Entry, lazily: Bool) throws(RemfsError) {
-        for attempt in 0... {
-            do {
-                try entry.mountpoint.unmount(lazily: lazily)
-                return
-            } catch {
-                if error.errno == EINVAL { return }  // someone else has unmounted it
-                guard error.errno == EBUSY || error.call == "fusermount3" else {
-                    throw RemfsError(.unavailable, "cannot unmount \(entry.directory)", cause: "\(error)")
-                }
-                guard attempt < 20 else {
-                    throw RemfsError(
-                        .busy, "\(entry.directory) is in use: close its files and leave it, or unmount with --lazy", cause: "\(error)")
-                }
-                try entry.memories.takeInCloses(through: entry.origin)
-                usleep(5_000)
-            }
-        }
-    }
-
-    /// The kernel has ended a connection: by our unmount, someone else's, or an abort.
-    private func connectionEnded(_ id: MountID) {
-        guard let entry = state.withLock({ $0.entries[id] }) else { return }
-        let isFirst = entry.state.withLock { state in
-            defer { state.isReleased = true }
-            return !state.isReleased
-        }
-        guard isFirst else { return }
-        if let memory = entry.memory {
-            holder?.drop(entry.id.description)
-            close(memory.descriptor)
-        }
-        if let number = entry.mountpoint.number { closes?.forget(mount: number) }
-        do {
-            try entry.memories.detach(entry.origin)
-        } catch {
-            logger.error("cannot seal at the end of a mount", metadata: ["store": "\(entry.store)", "error": "\(error)"])
-        }
-        state.withLock { state in
-            state.entries[id] = nil
-            Self.add(entry.filesystem.counters.rows, to: &state.past)
-        }
-        entryRemoved.broadcast()
-        stores.release(entry.store)
-        logger.notice("unmounted", metadata: ["store": "\(entry.store)", "directory": "\(entry.directory)"])
-    }
-
-    /// How many mounts are ended at the same time: the kernel has each unmount wait until no core is inside of the mount, some milliseconds.
-    private static let enders = 16
-
-    /// Unmounts everything (lazily what is in use, so that nothing stays mounted) and ends the threads. Call it once.
-    package func stop() {
-        state.withLock { $0.isStopping = true }
-        Thread.forEach(mounts(), threads: Self.enders, named: "remfs-unmount") { self.endAtStop($0) }
-        workers.stop()
-        for mount in mounts() { connectionEnded(mount.id) }
-        chores.stop()
-        closes?.stop()
-        notifier.stop()
-    }
-
-    private func endAtStop(_ mount: Mount) {
-        do throws(RemfsError) {
-            try unmount(mount.id)
-        } catch {
-            // Not its message, which advises what is done here.
-            logger.warning(
-                "mount in use at stop, hidden until its last user leaves",
-                metadata: ["directory": "\(mount.directory)", "code": "\(error.code.rawValue)", "cause": "\(error.cause ?? "")"])
-            do throws(RemfsError) {
-                try unmount(mount.id, lazily: true)
-            } catch {
-                logger.error("cannot unmount", metadata: ["directory": "\(mount.directory)", "error": "\(error)"])
             }
         }
     }

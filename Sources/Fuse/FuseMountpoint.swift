@@ -62,6 +62,19 @@ package struct FuseMountpoint: Sendable {
     /// The second half of the type `fuse.remfs`, by which mounts of ours are found.
     package static let subtype = "remfs"
 
+    /// Ends the connection of what is mounted: whoever waits for an answer gets ECONNABORTED, later callers ENOTCONN, wherever they have it.
+    /// Only while it is mounted is the number its own.
+    ///
+    /// - Returns: an errno; ENOENT if it has no number or fusectl does not tell of it, EACCES without the right.
+    package func abort() -> Int32 { number.map(FuseControl.abort) ?? ENOENT }
+
+    /// Has the kernel write back what was changed through mappings. Waits for the requests that it sends for that.
+    ///
+    /// - Returns: an errno.
+    package func writeBack() -> Int32 {
+        unsafe (path + [0]).withUnsafeBytes { unsafe cfuse_write_back($0.baseAddress!.assumingMemoryBound(to: CChar.self)) }
+    }
+
     // MARK: - Mounting
 
     /// Mounts on the directory `path`. The kernel's first request (INIT) then waits in the returned descriptor, and callers wait for it.

@@ -18,6 +18,7 @@ extension Catalog {
         var environment: String
         var vaults: [String]
         var trust: Session.Trust?
+        var owner: UInt32?
     }
 
     private struct AttachmentBody: Codable {
@@ -62,7 +63,8 @@ extension Catalog {
         let agent = request.agent
         let body = try Self.json(
             SessionBody(
-                system: agent.system, model: agent.model, environment: request.environment, vaults: request.vaults, trust: request.trust))
+                system: agent.system, model: agent.model, environment: request.environment, vaults: request.vaults, trust: request.trust,
+                owner: request.owner))
         let metadata = Self.text(of: request.metadata)
         let threadBody = try Self.json(ThreadBody(agent: agent))
         return try transaction { (connection) throws(RemfsError) in
@@ -276,6 +278,18 @@ extension Catalog {
         }
     }
 
+    /// Those that have not ended and have stores, the newest first, at most so many.
+    package func liveSessions(atMost limit: Int) throws(RemfsError) -> [Session] {
+        try read { (connection) throws(RemfsError) in
+            try Self.sessions(
+                connection,
+                """
+                WHERE archived IS NULL AND sequence IN (SELECT session FROM attachment) ORDER BY created DESC, sequence DESC LIMIT ?1
+                """
+            ) { $0.bind(Int64(limit), at: 1) }
+        }
+    }
+
     private static func sessions(
         _ connection: Connection, _ condition: String, _ bind: (Statement) -> Void
     ) throws(RemfsError) -> [Session] {
@@ -312,7 +326,7 @@ extension Catalog {
                 Session(
                     id: id, sequence: row.sequence, status: status, title: row.title, metadata: try metadata(row.metadata),
                     agent: Session.Agent(id: row.agent, version: row.agentVersion, system: body.system, model: body.model),
-                    environment: body.environment, vaults: body.vaults, trust: body.trust,
+                    environment: body.environment, vaults: body.vaults, trust: body.trust, owner: body.owner,
                     attachments: try attachments(of: row.sequence, connection), created: Timestamp(microseconds: row.created),
                     updated: Timestamp(microseconds: row.updated), archived: row.archived.map { Timestamp(microseconds: $0) },
                     lastEvent: row.lastEvent.map { Timestamp(microseconds: $0) }))

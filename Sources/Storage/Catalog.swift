@@ -121,7 +121,7 @@ package final class Catalog: Sendable {
         """
 
     /// Microseconds that never repeat nor run backwards, whatever the clock does.
-    func now() -> Timestamp {
+    package func now() -> Timestamp {
         var time = timespec()
         unsafe clock_gettime(CLOCK_REALTIME, &time)
         let microseconds = Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1_000

@@ -31,6 +31,8 @@ package struct Session: Sendable {
     package let vaults: [String]
     /// nil: was not said.
     package let trust: Trust?
+    /// The user who made it, through the socket; nil: nobody's on this machine.
+    package let owner: UInt32?
     /// In the order in which they were asked for.
     package let attachments: [Attachment]
     package let created: Timestamp
@@ -112,6 +114,7 @@ package struct SessionRequest: Sendable {
     package var metadata: Metadata = [:]
     package var vaults: [String] = []
     package var trust: Session.Trust?
+    package var owner: UInt32?
     package var resources: [Resource] = []
     package var events: [SessionEvent.Draft] = []
 

@@ -20,6 +20,7 @@ struct Settings: Sendable, Codable {
         case listen
         case listenHosts = "listen_hosts"
         case logLevel = "log_level"
+        case sessionIdleDays = "session_idle_days"
     }
 
     let stateDirectory: String
@@ -34,6 +35,8 @@ struct Settings: Sendable, Codable {
     /// By which names they may call this machine, besides those of the loopback interface.
     let listenHosts: [String]
     let logLevel: Logger.Level
+    /// How many days nothing may be heard of a session until its stores are unmounted; nil: they stay.
+    let sessionIdleDays: Double?
 
     /// - Parameters:
     ///   - commandLine: what flags said.
@@ -89,12 +92,19 @@ struct Settings: Sendable, Codable {
                 .invalidArgument,
                 "listen: \(listen) can be reached from other machines; say by which names they call this one in listen_hosts")
         }
+        let idle = try await value(.sessionIdleDays).map { (text) throws(RemfsError) in
+            guard let days = Double(text), days > 0, days.isFinite else {
+                throw RemfsError(.invalidArgument, "session_idle_days must be a number above 0, not \(text.prefix(100))")
+            }
+            return days
+        }
         return Settings(
             stateDirectory: Self.absolute(try await value(.stateDirectory) ?? places.state), runtimeDirectory: runtime,
             socket: try await value(.socket).map(Self.absolute) ?? "\(runtime)/control.sock",
             socketOwner: try owner.map { (name) throws(RemfsError) in try found(UserDatabase.user(name), "user \(name)") },
             socketGroup: try group.map { (name) throws(RemfsError) in try found(UserDatabase.group(name), "group \(name)") },
-            groupScopes: Scopes(permission, stores: stores), listen: listen, listenHosts: hosts, logLevel: logLevel)
+            groupScopes: Scopes(permission, stores: stores), listen: listen, listenHosts: hosts, logLevel: logLevel,
+            sessionIdleDays: idle)
     }
 
     /// What commas or blanks part.
@@ -172,8 +182,8 @@ struct Settings: Sendable, Codable {
                     .invalidArgument, "configuration file \(path): \(key.rawValue) must be a string", cause: String(describing: error))
             }
             guard let text, !["", "~", "null", "Null", "NULL"].contains(text) else { continue }
-            // Users and groups have numbers.
-            let mayBeNumber = key == .socketOwner || key == .socketGroup
+            // Users and groups have numbers, too.
+            let mayBeNumber = [.socketOwner, .socketGroup, .sessionIdleDays].contains(key)
             let isNumber = mayBeNumber ? false : await holds { try await file.fetchDouble(forKey: name) }
             guard !isNumber, await !holds({ try await file.fetchBool(forKey: name) }) else {
                 throw RemfsError(.invalidArgument, "configuration file \(path): \(key.rawValue) must be a string, not \(text)")

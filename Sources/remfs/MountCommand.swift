@@ -8,49 +8,20 @@ struct MountCommand: AsyncParsableCommand {
         commandName: "mount", abstract: "Show a store as a directory; return when the mount is live",
         discussion: "The directory must be empty and yours. `remfs status` lists the mounts there are.")
 
-    enum Coherence: String, ExpressibleByArgument, CaseIterable { case `default`, strict }
-    enum StaleWrites: String, ExpressibleByArgument, CaseIterable { case record, refuse }
-
     @Argument(help: storeHelp) var store: String
     @Argument(help: "Where", completion: .directory) var directory: String
     @Flag(help: "Refuse every change (EROFS)") var readOnly = false
     @Flag(help: "Refuse to run programs from the mount") var noexec = false
     @Flag(help: "Let other users in, as modes say: as root always so, for an ordinary user if /etc/fuse.conf has user_allow_other")
     var allowOther = false
-    @Flag(help: "Offer extended attributes; each write and `ls -l` then costs a request more") var xattr = false
-    @Flag(help: "Hide the history below .remfs") var noHistory = false
-    @Option(help: "strict: when close(2) has returned, every mount sees the bytes; reads are slower") var coherence: Coherence = .default
-    @Option(help: "What becomes of a write over a version that this mount never saw") var onStaleWrite: StaleWrites = .record
-    @Option(help: "Show every file as owned by this user") var uid: UInt32?
-    @Option(help: "Show every file as owned by this group") var gid: UInt32?
-    @Option(help: ArgumentHelp("Take these bits off every file's mode", valueName: "octal"), transform: MountCommand.octal) var umask:
-        UInt32?
+    @OptionGroup var view: ViewOptions
     @OptionGroup var daemon: DaemonOptions
 
     struct Request: Encodable {
         let memoryStoreID: String
         let directory: String
         let access: Access
-        let remfs: Options
-
-        struct Options: Encodable {
-            let uid: UInt32?
-            let gid: UInt32?
-            let umask: UInt32?
-            let history: Bool
-            let onStaleWrite: String
-            let coherence: String
-            let xattr: Bool
-            let exec: Bool
-            /// nil: not asked for.
-            let allowOther: Bool?
-
-            private enum CodingKeys: String, CodingKey {
-                case uid, gid, umask, history, coherence, xattr, exec
-                case allowOther = "allow_other"
-                case onStaleWrite = "on_stale_write"
-            }
-        }
+        let remfs: ViewOptions.Request
 
         private enum CodingKeys: String, CodingKey {
             case directory, access, remfs
@@ -63,9 +34,7 @@ struct MountCommand: AsyncParsableCommand {
         let request = Request(
             memoryStoreID: try await client.store(store).id, directory: try Self.target(directory),
             access: readOnly ? .readOnly : .readWrite,
-            remfs: .init(
-                uid: uid, gid: gid, umask: umask, history: !noHistory, onStaleWrite: onStaleWrite.rawValue, coherence: coherence.rawValue,
-                xattr: xattr, exec: !noexec, allowOther: allowOther ? true : nil))
+            remfs: view.request(exec: !noexec, allowOther: allowOther ? true : nil))
         let mount: Wire.Mount = try await client.call(.post, "/v1/mounts", body: request)
         if daemon.json { try Output.json(mount) }
     }
@@ -80,11 +49,6 @@ struct MountCommand: AsyncParsableCommand {
             throw RemfsError(.notADirectory, "\(text) leads through a symbolic link: name the directory itself")
         }
         return plain
-    }
-
-    private static func octal(_ text: String) throws -> UInt32 {
-        guard let value = UInt32(text, radix: 8), value <= 0o777 else { throw ValidationError("'\(text)' is not an octal mode up to 777.") }
-        return value
     }
 }
 

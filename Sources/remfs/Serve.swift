@@ -105,13 +105,16 @@ struct Serve: AsyncParsableCommand {
         // `off` is for kernels whose resending is broken, and for tests.
         let mounts = try MountTable(
             stores: stores, holder: holder, usesResend: environment["REMFS_RESEND"] != "off", logger: logger)
+        let sessions = SessionMounts(
+            stores: stores, mounts: mounts, directory: try Directory.real(settings.runtimeDirectory) + "/sessions", logger: logger)
+        try sessions.resume()
         let handsOver = HangUp()
         let server = try ControlServer(
             .init(
                 socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version,
                 network: settings.listen.map { ($0, HostNames(others: settings.listenHosts)) },
                 groupScopes: settings.groupScopes, goesOn: inherited?.isGiven == false),
-            stores: stores, mounts: mounts, metrics: metrics, logger: logger,
+            stores: stores, mounts: mounts, sessions: sessions, metrics: metrics, logger: logger,
             listen: {
                 let listener: FuseHeldListener
                 if let inherited {
@@ -133,7 +136,8 @@ struct Serve: AsyncParsableCommand {
         }
         // Stopped from the last to the first: the roof before the ground.
         let services: [any Service] = [
-            StoresService(stores: stores, handsOver: handsOver), MountsService(mounts: mounts, handsOver: handsOver), handsOver, server,
+            StoresService(stores: stores, handsOver: handsOver), MountsService(mounts: mounts, handsOver: handsOver), handsOver,
+            IdleSessions(mounts: sessions, idle: settings.sessionIdleDays.map { .seconds($0 * 86_400) }), server,
             StopNotice(logger: logger, handsOver: handsOver),
         ]
         let group = ServiceGroup(
@@ -205,6 +209,23 @@ private struct MountsService: Service {
         try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
         let isAsked = handsOver.isAsked
         await onThread("mounts-stop") { if isAsked { mounts.handOver() } else { mounts.stop() } }
+    }
+}
+
+/// Unmounts the stores of sessions that nobody has used for long.
+private struct IdleSessions: Service {
+    let mounts: SessionMounts
+    /// nil: they stay.
+    let idle: Duration?
+
+    func run() async throws {
+        guard let idle else { return try await gracefulShutdown() }
+        await cancelWhenGracefulShutdown {
+            // Seldom enough to cost nothing, and often enough for an hour's limit to mean something.
+            while (try? await Task.sleep(for: min(idle / 4, .seconds(600)))) != nil {  // cancelled by the shutdown
+                await onThread("idle-sessions") { mounts.unmountIdle(for: idle) }
+            }
+        }
     }
 }
 

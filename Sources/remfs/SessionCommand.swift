@@ -1,14 +1,15 @@
 import ArgumentParser
 import Control
 import Foundation
+import Glibc
 import Storage
 
 struct SessionCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "session", abstract: "Create, list and end sessions, read and import their transcripts",
         subcommands: [
-            CreateSession.self, ListSessions.self, ShowSession.self, ArchiveSession.self, DeleteSession.self, SessionEvents.self,
-            RedactEvents.self, ImportTranscripts.self, WatchTranscripts.self,
+            CreateSession.self, ListSessions.self, ShowSession.self, SetSession.self, SessionPath.self, SessionPrompt.self,
+            ArchiveSession.self, DeleteSession.self, SessionEvents.self, RedactEvents.self, ImportTranscripts.self, WatchTranscripts.self,
         ])
 }
 
@@ -27,9 +28,8 @@ struct StoreChoice: ExpressibleByArgument {
     }
 }
 
-private struct CreateSession: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "create", abstract: "Create a session and print its ID")
-
+/// What a session is made of, on the command line.
+struct SessionOptions: ParsableArguments {
     @Option(help: ArgumentHelp("A store that the agent has, read-only with :ro; may be repeated", valueName: "store[:ro]"))
     var store: [StoreChoice] = []
     @Option(help: "Anything that names the agent") var agent = "agent"
@@ -37,16 +37,18 @@ private struct CreateSession: AsyncParsableCommand {
     @Option var title: String?
     @Option(help: ArgumentHelp("A pair of metadata; may be repeated", valueName: "key=value")) var metadata: [Pair] = []
     @Option(help: "trusted or untrusted: what the session's versions carry") var trust: String?
-    @OptionGroup var daemon: DaemonOptions
+    @Flag(help: "Let programs run from the stores") var exec = false
+    @OptionGroup var view: ViewOptions
 
-    struct Request: Encodable {
+    private struct Request: Encodable {
         struct Resource: Encodable {
             let type = "memory_store"
             let memoryStoreID: String
             let access: Access
+            let remfs: ViewOptions.Request
 
             private enum CodingKeys: String, CodingKey {
-                case type, access
+                case type, access, remfs
                 case memoryStoreID = "memory_store_id"
             }
         }
@@ -64,17 +66,33 @@ private struct CreateSession: AsyncParsableCommand {
         }
     }
 
-    func run() async throws {
-        let client = try await daemon.client()
+    func create(with client: ControlClient) async throws -> Wire.Session {
+        var view = view.request(exec: exec)
+        // Whoever is not root works as who they are: what is stored as root's they could not write to.
+        if geteuid() != 0 {
+            view.uid = view.uid ?? geteuid()
+            view.gid = view.gid ?? getegid()
+        }
         var resources: [Request.Resource] = []
         for choice in store {
-            resources.append(.init(memoryStoreID: try await client.store(choice.store).id, access: choice.access))
+            resources.append(.init(memoryStoreID: try await client.store(choice.store).id, access: choice.access, remfs: view))
         }
-        let session: Wire.Session = try await client.call(
+        return try await client.call(
             .post, "/v1/sessions",
             body: Request(
                 agent: agent, environmentID: environment, title: title, metadata: Pair.metadata(metadata), resources: resources,
                 remfs: trust.map { ["trust": $0] }))
+    }
+}
+
+private struct CreateSession: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "create", abstract: "Create a session, mount its stores, print its ID")
+
+    @OptionGroup var session: SessionOptions
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let session = try await session.create(with: daemon.client())
         if daemon.json { try Output.json(session) } else { try Output.line(session.id) }
     }
 }
@@ -129,6 +147,54 @@ private struct ShowSession: AsyncParsableCommand {
         for (name, value) in lines {
             try Output.line(Output.printable(name) + String(repeating: " ", count: width - name.count + 2) + Output.printable(value))
         }
+    }
+}
+
+private struct SetSession: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "set", abstract: "Change how a session may use one of its stores, at once",
+        discussion: "remfs session set SESSION notes:ro makes a live mount read-only, root included; notes:rw takes it back.")
+
+    @Argument(help: sessionHelp) var session: String
+    @Argument(help: ArgumentHelp("A store that the session has, with :ro or :rw", valueName: "store:ro|rw")) var store: StoreChoice
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let client = try await daemon.client()
+        let id = try await client.store(store.store).id
+        let resource: Wire.Resource = try await client.call(
+            .post, "\(sessionPath(session))/resources/\(id)", body: ["access": store.access.rawValue])
+        if daemon.json { try Output.json(resource) }
+    }
+}
+
+private struct SessionPath: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "path", abstract: "Print the directory that holds a session's stores, mounted",
+        discussion: "Bind it to /mnt/memory in the agent's container: docker run -v $(remfs session path SESSION):/mnt/memory:rslave")
+
+    @Argument(help: sessionHelp) var session: String
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let mounts: Wire.SessionMounts = try await daemon.client().call(.post, "\(sessionPath(session))/mounts", body: [String: String]())
+        if daemon.json { try Output.json(mounts) } else { try Output.line(mounts.directory) }
+    }
+}
+
+private struct SessionPrompt: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "prompt", abstract: "Print what an agent has to be told of its stores, for its system prompt")
+
+    struct Answer: Encodable { let prompt: String }
+
+    @Argument(help: sessionHelp) var session: String
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() async throws {
+        let text = String(decoding: try await daemon.client().bytes(.get, "\(sessionPath(session))/prompt"), as: UTF8.self)
+        // As it is: names and instructions are the owner's own words, and a prompt has several lines.
+        if daemon.json { try Output.json(Answer(prompt: text)) } else { try Output.bytes(Data(text.utf8)) }
     }
 }
 

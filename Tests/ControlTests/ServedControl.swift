@@ -37,7 +37,8 @@ struct ServedControl: Sendable {
             .init(
                 socket: ControlSocket(path: "\(directory)/s"), stateDirectory: "\(directory)/state", version: "0.0.0", limits: limits,
                 network: (try ListenAddress("\(host):\(port)"), HostNames(others: ["Memory.example"]))),
-            stores: stores, mounts: mounts, metrics: PrometheusMetrics(), logger: logger, onReady: { isReady.finish() })
+            stores: stores, mounts: mounts,
+            sessions: SessionMounts(stores: stores, mounts: mounts, directory: nil, logger: logger), metrics: PrometheusMetrics(), logger: logger, onReady: { isReady.finish() })
         let group = ServiceGroup(services: [server], logger: logger)
         let control = ServedControl(
             socket: "\(directory)/s", port: port, directory: directory, stores: stores, routes: server.routes)

@@ -43,6 +43,9 @@ ssize_t cfuse_receive(
 /// Sends one message, and `count` (at most 4) descriptors with it. 0 or an errno.
 int cfuse_send(int socket, const void *_Nonnull bytes, size_t size, const int *_Nullable descriptors, int count);
 
+/// Has the kernel write back what was changed of the filesystem at `directory`: syncfs(2). 0 or an errno.
+int cfuse_write_back(const char *_Nonnull directory);
+
 /// A file in memory, close-on-exec, that lives as long as a descriptor of it. Returns it, or -errno. `name` is what /proc shows.
 int cfuse_memory(const char *_Nonnull name);
 

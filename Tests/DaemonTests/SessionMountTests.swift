@@ -1,0 +1,266 @@
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// Sessions and the mounts of their stores (design 6).
+extension ServeTests {
+    @Suite(.serialized, .enabled(if: ServeTests.hasFuse, "needs /dev/fuse")) struct SessionMountTests {
+        private static func line(_ text: String) -> String { text.trimmingCharacters(in: .newlines) }
+
+        /// A session with these stores, and its directory.
+        private static func session(_ daemon: DaemonProcess, _ stores: String..., options: [String] = []) throws -> (id: String, path: String) {
+            let arguments = ["session", "create"] + stores.flatMap { ["--store", $0] } + options
+            let made = try Binary.run(arguments, environment: daemon.environment)
+            try #require(made.status == 0, "\(made.errors)")
+            let id = line(made.output)
+            return (id, line(try daemon.output("session", "path", id)))
+        }
+
+        private static func run(_ arguments: String...) throws -> Binary.Result {
+            try Binary.run([], environment: ["PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"], launcher: arguments)
+        }
+
+        private static func wait(_ condition: () throws -> Bool, sourceLocation: SourceLocation = #_sourceLocation) throws {
+            let deadline = ContinuousClock.now + .seconds(20)
+            while try !condition() {
+                guard ContinuousClock.now < deadline else {
+                    Issue.record("what was waited for did not happen", sourceLocation: sourceLocation)
+                    throw TimedOut()
+                }
+                usleep(10_000)
+            }
+        }
+
+        private static func kill(_ daemon: DaemonProcess) throws {
+            let process = try daemon.servingProcess()
+            try check(Glibc.kill(process, SIGKILL))
+            #expect(daemon.notification() == "READY=1")
+        }
+
+        private static func log(_ daemon: DaemonProcess, _ store: String) throws -> [[String: Any]] {
+            try #require(try daemon.remfs("log", store, "--json").json()["data"] as? [[String: Any]])
+        }
+
+        private static func actor(_ version: [String: Any]) -> String? { (version["created_by"] as? [String: Any])?["session_id"] as? String }
+
+        @Test func aSessionHasItsStoresAndItsNameOnWhatItWrites() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "Team notes")
+                try daemon.output("store", "create", "rules")
+                let (id, path) = try Self.session(daemon, "Team notes", "rules:ro")
+                #expect(path == "\(daemon.directory)/run/sessions/\(id)")
+                try #expect(FileManager.default.contentsOfDirectory(atPath: path).sorted() == ["rules", "team-notes"])
+                try Data("one\n".utf8).write(to: URL(fileURLWithPath: "\(path)/team-notes/a.md"))
+                #expect(open("\(path)/rules/a.md", O_WRONLY | O_CREAT, 0o644) == -1 && errno == EROFS)
+                let log = try Self.log(daemon, "Team notes")
+                #expect(log.count == 1 && Self.actor(log[0]) == id)
+                // Programs do not run from it unless it was asked for.
+                try Data("#!/bin/sh\n".utf8).write(to: URL(fileURLWithPath: "\(path)/team-notes/run"))
+                try check(chmod("\(path)/team-notes/run", 0o755))
+                #expect(try Self.run("/bin/bash", "-c", "\(path)/team-notes/run").status == 126)
+                // What the session has is the session's to end.
+                let mounts = try #require(try daemon.remfs("status", "--json").json()["mounts"] as? Int)
+                #expect(mounts == 2)
+                #expect(try daemon.remfs("unmount", "\(path)/rules").status != 0)
+                try daemon.output("session", "archive", id)
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                #expect(!FileManager.default.fileExists(atPath: path))
+                #expect(try daemon.remfs("session", "path", id).errors.contains("archived"))
+                #expect(try daemon.output("memory", "cat", "Team notes", "/a.md") == "one\n")
+            }
+        }
+
+        @Test func aBindMountThatOutlivesItsSessionIsNotConnected() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (id, path) = try Self.session(daemon, "notes")
+                let (bound, steps) = ("\(daemon.directory)/bound", "\(daemon.directory)/steps")
+                try check(mkdir(bound, 0o755))
+                try check(mkdir(steps, 0o755))
+                let container = try Program.start(
+                    [
+                        "/usr/bin/unshare", "-m", "/bin/bash", "-c",
+                        """
+                        mount --bind \(path)/notes \(bound) && cd \(bound) && exec 5>>log && echo before >&5 && touch \(steps)/ready
+                        for i in $(seq 600); do [ -e \(steps)/ended ] && break; sleep 0.05; done
+                        echo after >&5; ls \(bound); cat \(bound)/log; echo "done"
+                        """,
+                    ], in: "/", scratch: steps)
+                try Self.wait { FileManager.default.fileExists(atPath: "\(steps)/ready") }
+                try daemon.output("session", "delete", id)
+                try check(close(check(open("\(steps)/ended", O_WRONLY | O_CREAT, 0o644))))
+                let outcome = try container.wait(atMost: .seconds(60))
+                #expect(outcome.output == "done\n")
+                #expect(outcome.errors.components(separatedBy: "Transport endpoint is not connected").count == 4, "\(outcome.errors)")
+                let log = try Self.log(daemon, "notes")
+                #expect(log.count == 1 && Self.actor(log[0]) == id)
+                #expect(try daemon.output("memory", "cat", "notes", "/log") == "before\n")
+            }
+        }
+
+        @Test func whatAMappingHoldsIsKeptWhenTheSessionEnds() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (id, path) = try Self.session(daemon, "notes")
+                let file = try check(open("\(path)/notes/page", O_RDWR | O_CREAT, 0o644))
+                defer { close(file) }
+                try check(ftruncate(file, 4_096))
+                let page = try #require(mmap(nil, 4_096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0))
+                defer { munmap(page, 4_096) }
+                page.copyMemory(from: "mapped", byteCount: 6)
+                try daemon.output("session", "archive", id)
+                #expect(try daemon.output("memory", "cat", "notes", "/page").hasPrefix("mapped"))
+            }
+        }
+
+        @Test func accessChangesAtOnceAndForRootToo() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (id, path) = try Self.session(daemon, "notes")
+                let file = try check(open("\(path)/notes/a", O_WRONLY | O_CREAT, 0o644))
+                defer { close(file) }
+                try Files.write(Array("yes".utf8), to: file)
+                try daemon.output("session", "set", id, "notes:ro")
+                #expect(write(file, "no", 2) == -1 && errno == EROFS)
+                #expect(mkdir("\(path)/notes/d", 0o755) == -1 && errno == EROFS)
+                // It is the attachment's, so it holds through a restart as well.
+                try Self.kill(daemon)
+                #expect(mkdir("\(path)/notes/d", 0o755) == -1 && errno == EROFS)
+                try daemon.output("session", "set", id, "notes:rw")
+                try check(mkdir("\(path)/notes/d", 0o755))
+                try Files.write(Array("!".utf8), to: file)
+                #expect(try String(contentsOfFile: "\(path)/notes/a", encoding: .utf8) == "yes!")
+            }
+        }
+
+        @Test func sessionsGoOnWhenTheDaemonIsKilledAndWhenItIsStopped() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (id, path) = try Self.session(daemon, "notes")
+                let file = try check(open("\(path)/notes/log", O_WRONLY | O_CREAT | O_APPEND, 0o644))
+                try Files.write(Array("1\n".utf8), to: file)
+                try Self.kill(daemon)
+                try Files.write(Array("2\n".utf8), to: file)
+                try check(close(file))
+                #expect(try Self.log(daemon, "notes").allSatisfy { Self.actor($0) == id })
+                // All of it gone at once, the holder first.
+                let serving = try daemon.servingProcess()
+                let holder = try #require(daemon.running)
+                holder.signal(SIGSTOP)
+                try check(Glibc.kill(serving, SIGKILL))
+                holder.signal(SIGKILL)
+                _ = try holder.wait()
+                try daemon.start()
+                #expect(try String(contentsOfFile: "\(path)/notes/log", encoding: .utf8) == "1\n2\n")
+                // Stopped in order, its mounts are gone; started again, they are back in the same place.
+                #expect(try daemon.stop().status == 0)
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                try daemon.start()
+                #expect(DaemonProcess.mounts(below: daemon.directory) == ["\(path)/notes"])
+                try Data("3\n".utf8).write(to: URL(fileURLWithPath: "\(path)/notes/more"))
+                #expect(try Self.log(daemon, "notes").allSatisfy { Self.actor($0) == id })
+            }
+        }
+
+        @Test func aSessionThatEndedWhileNobodyLookedHasNoMounts() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (id, path) = try Self.session(daemon, "notes")
+                // As when the daemon is killed right after it has noted the end.
+                let serving = try daemon.servingProcess()
+                let holder = try #require(daemon.running)
+                holder.signal(SIGSTOP)
+                try check(Glibc.kill(serving, SIGKILL))
+                // Until then it holds the catalog.
+                try Self.wait { Files.text("/proc/\(serving)/stat")?.contains(") Z ") ?? true }
+                let change = try Self.run(
+                    "sqlite3", "-cmd", ".timeout 10000", "\(daemon.state)/catalog.sqlite", "UPDATE session SET status = 'terminated', archived = 1")
+                #expect(change.status == 0, "\(change.errors)")
+                holder.signal(SIGCONT)
+                #expect(daemon.notification() == "READY=1")
+                #expect(try daemon.remfs("session", "path", id).status != 0)
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                #expect(!FileManager.default.fileExists(atPath: path))
+            }
+        }
+
+        @Test func othersDoNotComeIn() throws {
+            try DaemonProcess.with { daemon in
+                try check(chmod(daemon.directory, 0o755))
+                try daemon.output("store", "create", "notes")
+                let (_, path) = try Self.session(daemon, "notes", options: ["--uid", "4711", "--gid", "4711"])
+                try check(chmod("\(daemon.directory)/run", 0o755))
+                func asUser(_ uid: Int, _ script: String) throws -> Binary.Result {
+                    try Self.run("setpriv", "--reuid", "\(uid)", "--regid", "\(uid)", "--clear-groups", "/bin/sh", "-c", script)
+                }
+                let file = "\(path)/notes/a"
+                let own = try asUser(4711, "echo mine > \(file) && cat \(file) && stat -c %u:%g \(file)")
+                #expect(own.output == "mine\n4711:4711\n", "\(own.errors)")
+                let other = try asUser(4712, "cat \(path)/notes/a; ls \(path); ls \(daemon.directory)/run/sessions")
+                #expect(other.output.isEmpty)
+                #expect(other.errors.components(separatedBy: "Permission denied").count == 4, "\(other.errors)")
+            }
+        }
+
+        @Test func thePromptHasFiveFactsOfEachStore() throws {
+            try DaemonProcess.with { daemon in
+                let notes = try SessionTests.store(daemon, "Team notes")
+                let rules = try SessionTests.store(daemon, "rules")
+                _ = try SessionTests.call(daemon, "POST", "/v1/memory_stores/\(rules)", ["description": "House rules\n## Not a heading"])
+                let session = try SessionTests.session(
+                    daemon,
+                    [
+                        "resources": [
+                            ["type": "memory_store", "memory_store_id": notes, "instructions": "Keep it short.\nOne fact a line."],
+                            ["type": "memory_store", "memory_store_id": rules, "access": "read_only"],
+                        ]
+                    ])
+                let id = try SessionTests.id(session)
+                let text = try daemon.output("session", "prompt", id)
+                #expect(
+                    text.hasSuffix(
+                        """
+
+                        ## Team notes
+
+                        - Path: /mnt/memory/team-notes
+                        - Access: read and write
+                        - Instructions: Keep it short.
+                          One fact a line.
+
+                        ## rules
+
+                        - Path: /mnt/memory/rules
+                        - Access: read only, every change is refused
+                        - Description: House rules ## Not a heading
+
+                        """), "\(text)")
+                let response = try daemon.http("GET", "/v1/sessions/\(id)/prompt")
+                #expect(String(decoding: response.body, as: UTF8.self) == text)
+                #expect(response.headers["content-type"] == "text/markdown; charset=utf-8")
+                _ = try SessionTests.call(daemon, "POST", "/v1/memory_stores/\(notes)/archive")
+                #expect(try !daemon.output("session", "prompt", id).contains("Access: read and write"))
+            }
+        }
+
+        @Test func idleSessionsAreUnmountedAndMountedOnDemand() throws {
+            try DaemonProcess.prepared { daemon in
+                // 0.00001 days: 0.86 s.
+                try daemon.start(environment: ["REMFS_SESSION_IDLE_DAYS": "0.00001"])
+                try daemon.output("store", "create", "notes")
+                let (id, path) = try Self.session(daemon, "notes")
+                let file = try check(open("\(path)/notes/a", O_WRONLY | O_CREAT, 0o644))
+                usleep(2_500_000)
+                // Somebody has a file open there.
+                #expect(DaemonProcess.mounts(below: daemon.directory).count == 1)
+                try check(close(file))
+                try Self.wait { DaemonProcess.mounts(below: daemon.directory).isEmpty }
+                // An agent that wrote there now would write nowhere.
+                try Self.wait { !FileManager.default.fileExists(atPath: "\(path)/notes") }
+                #expect(Self.line(try daemon.output("session", "path", id)) == path)
+                #expect(FileManager.default.fileExists(atPath: "\(path)/notes/a"))
+            }
+        }
+    }
+}
