@@ -24,7 +24,7 @@ package struct ControlSocket: Sendable {
     package func prepare() throws(RemfsError) {
         guard path.utf8.first == UInt8(ascii: "/") else { throw RemfsError(.invalidArgument, "socket \(path) is not an absolute path") }
         try checkLength()
-        if try Directory.make(directory, mode: 0o750) { try own(directory) }
+        if try Directory.make(directory, mode: 0o711) { try own(directory) }
         var status = stat()
         guard unsafe lstat(path, &status) == 0 else {
             guard errno == ENOENT else { throw RemfsError.ofSystem("socket \(path) cannot be examined") }

@@ -1,8 +1,8 @@
 internal import CFuse
 internal import Glibc
 
-/// Starting another program: a daemon, another holder, `fusermount3`.
-enum FuseSpawn {
+/// Starting another program: a daemon, another holder, `fusermount3`, what a command was asked to run.
+package enum FuseSpawn {
     /// What a program finds at its one inherited descriptor's place.
     static let descriptor: Int32 = 3
 
@@ -13,14 +13,17 @@ enum FuseSpawn {
     ///   - program: a path, or a name that is looked for in our PATH.
     ///   - arguments: with the program's own name first. Any bytes but NUL; so is `environment`.
     ///   - inherited: becomes `descriptor` there.
+    ///   - standardOutput: becomes descriptor 1 there; nil: ours.
     ///   - standardError: becomes descriptor 2 there; nil: ours.
-    /// - Returns: the process, which the caller waits for, or an errno.
-    static func start(
-        _ program: String, _ arguments: [[UInt8]], environment: [[UInt8]], inheriting inherited: Int32?, standardError: Int32? = nil
-    ) -> Result<pid_t, Failure> {
+    /// - Returns: the process, which the caller waits for, or an errno. It is in our process group, so a terminal is its own as well.
+    package static func start(
+        _ program: String, _ arguments: [[UInt8]], environment: [[UInt8]], inheriting inherited: Int32? = nil,
+        standardOutput: Int32? = nil, standardError: Int32? = nil
+    ) -> Result<Int32, Failure> {
         var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+        if let standardOutput { unsafe posix_spawn_file_actions_adddup2(&actions, standardOutput, STDOUT_FILENO) }
         if let standardError { unsafe posix_spawn_file_actions_adddup2(&actions, standardError, STDERR_FILENO) }
         if let inherited { unsafe posix_spawn_file_actions_adddup2(&actions, inherited, descriptor) }
         unsafe cfuse_close_from(&actions, inherited == nil ? descriptor : descriptor + 1)
@@ -43,7 +46,20 @@ enum FuseSpawn {
         return code == 0 ? .success(process) : .failure(Failure(errno: code))
     }
 
-    struct Failure: Error { let errno: Int32 }
+    package struct Failure: Error { package let errno: Int32 }
+
+    /// Waits for the end of a process of ours.
+    ///
+    /// - Returns: what it exited with, or 128 and the signal that ended it, as a shell has it.
+    package static func wait(for process: Int32) -> Int32 {
+        var status: Int32 = 0
+        while unsafe waitpid(process, &status, 0) < 0 {
+            // ECHILD: nobody else waits for our processes, so it is none of ours.
+            guard errno == EINTR else { return 127 }
+        }
+        let signal = status & 0x7f
+        return signal == 0 ? (status >> 8) & 0xff : 128 + signal
+    }
 
     /// A NULL-terminated array of C strings, valid inside `body` only.
     static func withCStrings<Answer>(

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Control
 import Foundation
+import Fuse
 import Glibc
 import Storage
 
@@ -207,17 +208,12 @@ private struct EditorDraft {
     func edit() throws(RemfsError) {
         let environment = ProcessInfo.processInfo.environment
         let editor = ["VISUAL", "EDITOR"].compactMap { environment[$0] }.first { !$0.isEmpty } ?? "vi"
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: "/bin/sh")
-        process.arguments = ["-c", "exec \(editor) \"$1\"", "sh", file]
-        do {
-            try process.start()
-        } catch {
-            throw RemfsError(.unavailable, "\(editor) cannot be started", cause: String(describing: error))
-        }
-        process.waitUntilExit()
-        guard process.terminationReason == .exit, process.terminationStatus == 0 else {
-            throw RemfsError(.unavailable, "\(editor) failed")
+        let arguments = ["/bin/sh", "-c", "exec \(editor) \"$1\"", "sh", file]
+        // Not Foundation's `Process`, which starts a process group: a terminal would stop the editor as soon as it reads.
+        switch FuseSpawn.start(arguments[0], arguments.map { Array($0.utf8) }, environment: environment.map { Array("\($0)=\($1)".utf8) }) {
+        case .failure(let failure): throw RemfsError.ofSystem("\(editor) cannot be started", failure.errno)
+        case .success(let process):
+            guard FuseSpawn.wait(for: process) == 0 else { throw RemfsError(.unavailable, "\(editor) failed") }
         }
     }
 

@@ -98,7 +98,7 @@ struct Serve: AsyncParsableCommand {
         let socket = ControlSocket(path: settings.socket, owner: settings.socketOwner, group: settings.socketGroup)
         let inherited = Self.usable(holder.listener, socket, logger)
         if inherited == nil { try socket.prepare() }
-        try Directory.make(settings.runtimeDirectory, mode: 0o750)
+        try Directory.make(settings.runtimeDirectory, mode: 0o711)
 
         let stores = try StorePool(
             stateDirectory: settings.stateDirectory, logger: logger, hooks: FaultHooks(environment), willBlock: MountTable.willBlock)

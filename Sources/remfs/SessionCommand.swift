@@ -8,7 +8,7 @@ struct SessionCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "session", abstract: "Create, list and end sessions, read and import their transcripts",
         subcommands: [
-            CreateSession.self, ListSessions.self, ShowSession.self, SetSession.self, SessionPath.self, SessionPrompt.self,
+            CreateSession.self, RunSession.self, ListSessions.self, ShowSession.self, SetSession.self, SessionPath.self, SessionPrompt.self,
             ArchiveSession.self, DeleteSession.self, SessionEvents.self, RedactEvents.self, ImportTranscripts.self, WatchTranscripts.self,
         ])
 }
@@ -66,12 +66,15 @@ struct SessionOptions: ParsableArguments {
         }
     }
 
-    func create(with client: ControlClient) async throws -> Wire.Session {
+    /// Who was named to own what is in the stores.
+    var user: (uid: UInt32, gid: UInt32)? { view.uid.map { ($0, view.gid ?? $0) } }
+
+    /// - Parameter agent: as whom the agent runs: what is stored as root's it could not write to. nil: as root.
+    func create(with client: ControlClient, for agent: (uid: UInt32, gid: UInt32)? = nil) async throws -> Wire.Session {
         var view = view.request(exec: exec)
-        // Whoever is not root works as who they are: what is stored as root's they could not write to.
-        if geteuid() != 0 {
-            view.uid = view.uid ?? geteuid()
-            view.gid = view.gid ?? getegid()
+        if let agent = agent ?? (geteuid() == 0 ? nil : (geteuid(), getegid())) {
+            view.uid = view.uid ?? agent.uid
+            view.gid = view.gid ?? agent.gid
         }
         var resources: [Request.Resource] = []
         for choice in store {
@@ -80,7 +83,7 @@ struct SessionOptions: ParsableArguments {
         return try await client.call(
             .post, "/v1/sessions",
             body: Request(
-                agent: agent, environmentID: environment, title: title, metadata: Pair.metadata(metadata), resources: resources,
+                agent: self.agent, environmentID: environment, title: title, metadata: Pair.metadata(metadata), resources: resources,
                 remfs: trust.map { ["trust": $0] }))
     }
 }

@@ -37,7 +37,7 @@ import Testing
         try Self.inScratch { directory in
             let socket = ControlSocket(path: "\(directory)/a/b/control.sock")
             try socket.prepare()
-            #expect(Self.mode("\(directory)/a/b") == 0o750)
+            #expect(Self.mode("\(directory)/a/b") == 0o711)
             let descriptor = try socket.listen()
             #expect(Self.mode(socket.path) == 0o660)
             #expect(socket.isThere)

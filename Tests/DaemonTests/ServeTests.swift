@@ -29,7 +29,7 @@ private let longestInMinutes =
             #expect(children.contains(pid_t(pid)) && children.count <= 2)
             #expect(status["stores"] as? Int == 0)
             #expect(Self.mode(daemon.socket) == 0o660)
-            #expect(Self.mode("\(daemon.directory)/run") == 0o750)
+            #expect(Self.mode("\(daemon.directory)/run") == 0o711)
             #expect(Self.mode(daemon.state) == 0o700)
             #expect(daemon.running?.output == "")
         }

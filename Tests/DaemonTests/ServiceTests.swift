@@ -125,7 +125,7 @@ extension ServeTests {
 
         @Test func aGivenSocketIsServedAndLeft() throws {
             try Manager.with { manager in
-                try check(mkdir("\(manager.directory)/run", 0o750))
+                try check(mkdir("\(manager.directory)/run", 0o711))
                 try manager.command("listen \(manager.socket)")
                 let first = try UnixSocket.connect(manager.socket)
                 try UnixSocket.write(first, "GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
