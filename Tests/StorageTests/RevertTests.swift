@@ -233,6 +233,25 @@ import Threads
         }
     }
 
+    /// The session moved one away, put another in its place, and that one cannot go back: at the path, below it, and above it.
+    @Test(arguments: [("/q", "/q"), ("/q", "/q/below"), ("/q/below", "/q")])
+    func whoCannotGoBackKeepsThePlaceThatAnotherWants(_ wanted: String, _ kept: String) throws {
+        try TestStore.with { test in
+            _ = try test.create("/p", "p")
+            _ = try test.create(wanted, "q")
+            try Self.update(test, "/p", nil, to: "/r", by: Self.theirs)
+            try Self.update(test, wanted, nil, to: "/z", by: Self.theirs)
+            try Self.update(test, "/r", nil, to: kept, by: Self.theirs)
+            _ = try test.create("/p", "another's", by: Self.other)
+            let before = try Self.contents(test)
+            #expect(try Self.told(Self.revert(test)) == ["pathTaken \(kept) by /p", "pathTaken /z by \(kept)"])
+            #expect(try Self.contents(test) == before)
+            try Self.delete(test, "/p", by: Self.other)
+            #expect(try Self.revert(test).counts == [.moved: 2])
+            #expect(try Self.contents(test) == ["/p": "p", wanted: "q"])
+        }
+    }
+
     @Test func ofTwoThatHadOnePathTheLaterOneGetsIt() throws {
         try TestStore.with { test in
             _ = try test.create("/a", "first")
