@@ -305,14 +305,17 @@ import Threads
             let offset = Mutex<Int64>(0)
             test.state { $0.clockOffset = { offset.withLock { $0 } } }
             for path in ["/a", "/b", "/gone"] { _ = try test.create(path, "one") }
+            // Of this one an older version is kept: that is not what it was.
+            _ = try test.store.pin(test.create("/pinned", "one").version, true)
+            try Self.update(test, "/pinned", "two", by: Self.other)
             offset.withLock { $0 = 2 * 86_400_000_000_000 }
-            for number in 0..<10 { try Self.update(test, "/a", "\(number)", by: Self.theirs) }
+            for path in ["/a", "/pinned"] { for number in 0..<10 { try Self.update(test, path, "\(number)", by: Self.theirs) } }
             try Self.update(test, "/b", "two", by: Self.theirs)
             try Self.delete(test, "/gone", by: Self.theirs)
             _ = try test.create("/last", "last")
-            #expect(try test.store.collectGarbage(isDryRun: false).versions == 2)
-            #expect(try Self.told(Self.revert(test)) == ["restored /b", "pruned /a", "pruned /gone"])
-            #expect(try Self.contents(test) == ["/a": "9", "/b": "one", "/last": "last"])
+            #expect(try test.store.collectGarbage(isDryRun: false).versions == 3)
+            #expect(try Self.told(Self.revert(test)) == ["restored /b", "pruned /a", "pruned /gone", "pruned /pinned"])
+            #expect(try Self.contents(test) == ["/a": "9", "/b": "one", "/last": "last", "/pinned": "9"])
         }
     }
 
