@@ -10,6 +10,7 @@ struct HistoryRoutes: Sendable {
     func add(to routes: inout Routes) {
         routes.on(.get, "/v1/memory_stores/:store/diff", needs: .store(.read), use: diff)
         routes.on(.post, "/v1/memory_stores/:store/restore", needs: .store(.write), use: restore)
+        routes.on(.post, "/v1/memory_stores/:store/revert", needs: .store(.write), use: revert)
         routes.on(.post, "/v1/memory_stores/:store/fork", needs: .all(.admin), use: fork)
     }
 
@@ -64,6 +65,26 @@ struct HistoryRoutes: Sendable {
             var data: [Wire.Difference] = []
             for difference in outcome.changes { data.append(try Wire.Difference(difference, in: comparison, .basic)) }
             return Wire.Restore(outcome, isDryRun: isDryRun, in: id, data)
+        }
+    }
+
+    func revert(_ request: Request, _ context: ControlContext) async throws -> Wire.Revert {
+        let id = try context.storeID
+        let parsed = try await request.collectFields()
+        return try await stores.perform(id) { (store) throws(RemfsError) in
+            let body = try parsed.get()
+            try body.allow("session_id", "since", "dry_run")
+            // Sessions that the catalog does not know any more have versions all the same.
+            guard let session = SessionID(try body.requiredString("session_id")) else {
+                throw RemfsError(.invalidArgument, "session_id must be the ID of a session")
+            }
+            let since = try body.string("since").map { (text) throws(RemfsError) in
+                guard let time = Timestamp(rfc3339: text) else { throw RemfsError(.invalidArgument, "since must be an RFC 3339 time") }
+                return time
+            }
+            let isDryRun = try body.boolean("dry_run") ?? false
+            let outcome = try store.revert(session, since: since, isDryRun: isDryRun, by: context.author)
+            return Wire.Revert(outcome, of: session, since: since, isDryRun: isDryRun, in: id)
         }
     }
 

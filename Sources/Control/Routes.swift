@@ -130,6 +130,7 @@ extension Wire.Memory: ResponseEncodable {}
 extension Wire.Version: ResponseEncodable {}
 extension Wire.Merge: ResponseEncodable {}
 extension Wire.Restore: ResponseEncodable {}
+extension Wire.Revert: ResponseEncodable {}
 extension Wire.Import: ResponseEncodable {}
 extension Wire.Mount: ResponseEncodable {}
 extension Wire.MountRequests: ResponseEncodable {}

@@ -127,7 +127,8 @@ extension StoreState {
     }
 
     /// Makes what is `old` in each difference what is `new`.
-    fileprivate func putBack(_ differences: [MemoryDifference], by author: Author) throws(RemfsError) {
+    /// Makes what is `old` in each difference what is `new`.
+    func putBack(_ differences: [MemoryDifference], by author: Author) throws(RemfsError) {
         func inode(_ state: MemoryState) throws(RemfsError) -> Inode {
             guard let place = memoryInodes[state.memoryNumber], let inode = inodes[place], inode.head != nil else {
                 throw RemfsError(.corrupted, "\(state.path) has a version and no file: run remfs doctor")

@@ -19,8 +19,8 @@ struct Remfs: AsyncParsableCommand {
             CommandGroup(
                 name: "History",
                 subcommands: [
-                    LogCommand.self, DiffCommand.self, RestoreCommand.self, MergeCommand.self, RedactCommand.self, PinCommand.self,
-                    UnpinCommand.self,
+                    LogCommand.self, DiffCommand.self, RestoreCommand.self, RevertCommand.self, MergeCommand.self, RedactCommand.self,
+                    PinCommand.self, UnpinCommand.self,
                 ]),
             CommandGroup(name: "Mount", subcommands: [MountCommand.self, UnmountCommand.self]),
             CommandGroup(name: "Session", subcommands: [SessionCommand.self]),

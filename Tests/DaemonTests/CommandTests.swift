@@ -291,8 +291,8 @@ extension ServeTests {
             ["store", "archive"], ["store", "delete"], ["store", "backup"], ["store", "fork"], ["store", "watch"], ["export"], ["import"],
             ["memory"],
             ["memory", "ls"], ["memory", "cat"],
-            ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["merge"],
-            ["mount"],
+            ["memory", "write"], ["memory", "edit"], ["memory", "rm"], ["memory", "mv"], ["log"], ["diff"], ["restore"], ["revert"],
+            ["merge"], ["mount"],
             ["unmount"], ["session"], ["session", "events"], ["session", "redact"], ["search"], ["redact"], ["pin"], ["unpin"], ["key"],
             ["key", "create"], ["key", "list"], ["key", "revoke"], ["store", "gc"],
         ]

@@ -172,6 +172,13 @@ extension ServeTests {
                     stage.note(arguments.map { $0 == session ? "SESSION" : $0 } + json, "\(result.output)\(result.errors)")
                 }
             }
+            for json in [["--json"], []] {
+                for arguments in [["revert", "--session", session], ["revert", "--session", session, "--store", "notes", "--yes"]] {
+                    let result = try Binary.run(arguments + json + stage.way, environment: stage.daemon.environment)
+                    #expect(result.status == 0, "\(result.errors)")
+                    stage.note(arguments.map { $0 == session ? "SESSION" : $0 } + json, "\(result.output)\(result.errors)")
+                }
+            }
             try stage.run("session", "redact", session, message, "--json")
             try stage.run("session", "redact", session, message)
             try FileManager.default.createDirectory(atPath: directory + "/transcripts", withIntermediateDirectories: false)
@@ -254,6 +261,7 @@ extension ServeTests {
                 "memory cat": ["x", "/a"], "memory write": ["x", "/a"], "memory edit": ["x", "/a"], "memory rm": ["x", "/a"],
                 "memory mv": ["x", "/a", "/b"], "search": ["x", "y"], "export": ["x"], "import": ["/dev/null", "--name", "x"], "log": ["x"],
                 "diff": ["x", "/a"], "restore": ["x", version], "merge": ["x", "/a"], "redact": ["x", version], "pin": ["x", version],
+                "revert": ["--session", session],
                 "unpin": ["x", version], "mount": ["x", "/tmp"], "unmount": ["/tmp"], "session show": [session],
                 "session archive": [session],
                 "session delete": [session], "session events": [session],
