@@ -10,6 +10,8 @@ struct OpenGroups {
 
     var count: Int { groups.count }
 
+    func contains(_ group: Int64) -> Bool { groups.contains(group) }
+
     mutating func insert(_ group: Int64) {
         guard groups.insert(group).inserted else { return }
         if let last = order.last, last >= group {

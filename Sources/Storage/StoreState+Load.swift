@@ -267,6 +267,7 @@ extension StoreState {
             for save in inodes[number]?.drafts?.saves ?? [] { openGroups.remove(save.group) }
             inodes[number] = nil
             orphans.remove(number)
+            formerHeads[number] = nil
             openSaves.remove(number)
         }
     }

@@ -267,6 +267,7 @@ extension StoreState {
                     origin: origin,
                     due: Self.monotonic() + Removal.patience, inode: inode.links == 0 ? inode.number : 0))
         }
+        if inode.links == 0, let head = inode.head { formerHeads[inode.number] = (head.memory, head.version) }
         inode.head = nil
         if inode.links == 0 {
             inode.removal = (origin, Self.monotonic())

@@ -8,6 +8,15 @@ extension StoreState {
 
     /// A mount was given bytes of a file as it is now, or wrote them: the newest save, or else the head.
     func noteSeen(_ inode: Inode, in origin: Int) {
+        // Opened before it was replaced, read afterwards: what was read is what it was.
+        if let former = formerHeads[inode.number] {
+            let known = seen[origin]?[former.memory]
+            // A save that is not sealed is newer than any version.
+            if known.map({ $0 > 0 && !openGroups.contains($0) && $0 < former.version }) ?? true {
+                seen[origin, default: [:]][former.memory] = former.version
+            }
+            return
+        }
         let head = inode.changedBy == nil ? inode.head?.version : Self.aboutToBe
         guard let newest = inode.drafts?.saves.last?.group ?? head else { return }
         seen[origin, default: [:]][seenKey(of: inode)] = newest

@@ -76,6 +76,8 @@ final class StoreState {
     var origins: [Int: Origin] = [:]
     /// By mount and `seenKey`: the newest version that the mount was given a byte of or wrote, or its save while that is not sealed.
     var seen: [Int: [Int64: Int64]] = [:]
+    /// What files without a name were the head of, while somebody may still have them open.
+    var formerHeads: [InodeNumber: (memory: Int64, version: Int64)] = [:]
     /// Invalidations of the change that is being made, posted once it is committed.
     private var pendingInvalidations: [Invalidation] = []
 

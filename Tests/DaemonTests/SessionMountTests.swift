@@ -1,7 +1,9 @@
 import Foundation
 import Glibc
+import struct Synchronization.Atomic
 import TestSupport
 import Testing
+import Threads
 
 /// Sessions and the mounts of their stores (design 6).
 extension ServeTests {
@@ -260,6 +262,120 @@ extension ServeTests {
                 try Self.wait { !FileManager.default.fileExists(atPath: "\(path)/notes") }
                 #expect(Self.line(try daemon.output("session", "path", id)) == path)
                 #expect(FileManager.default.fileExists(atPath: "\(path)/notes/a"))
+            }
+        }
+
+        /// Whatever was acknowledged is in the store, and nothing is once the switch has returned: not to a writer that is in the middle,
+        /// nor to a mapping.
+        @Test func noWriteIsAcknowledgedAfterTheSwitch() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (id, path) = try Self.session(daemon, "notes")
+                for round in 1...5 {
+                    let isSwitched = Atomic<Bool>(false)
+                    let acknowledged = Mutex([Int: [Int]]())
+                    let late = Mutex([Int]())
+                    // Three that append, and one that writes through a mapping.
+                    Thread.forEach(Array(0..<5), threads: 5, named: "writer") { writer in
+                        if writer == 4 {
+                            usleep(50_000)
+                            do { try daemon.output("session", "set", id, "notes:ro") } catch { Issue.record(error) }
+                            return isSwitched.store(true, ordering: .sequentiallyConsistent)
+                        }
+                        let file = open("\(path)/notes/\(round)-\(writer)", O_RDWR | O_CREAT | (writer == 3 ? 0 : O_APPEND), 0o644)
+                        defer { close(file) }
+                        var page: UnsafeMutableRawPointer?
+                        if writer == 3 {
+                            ftruncate(file, 4_096)
+                            page = mmap(nil, 4_096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
+                        }
+                        defer { if let page { munmap(page, 4_096) } }
+                        for number in 1...1_000_000 {
+                            let wasSwitched = isSwitched.load(ordering: .sequentiallyConsistent)
+                            let line = String(repeating: "0", count: 7 - "\(number)".count) + "\(number)\n"
+                            let isDone: Bool
+                            if let page {
+                                line.utf8CString.withUnsafeBytes { page.copyMemory(from: $0.baseAddress!, byteCount: 8) }
+                                isDone = msync(page, 4_096, MS_SYNC) == 0
+                            } else {
+                                isDone = write(file, line, 8) == 8
+                            }
+                            if isDone {
+                                acknowledged.withLock { $0[writer, default: []].append(number) }
+                                if wasSwitched { late.withLock { $0.append(writer) } }
+                            } else if isSwitched.load(ordering: .sequentiallyConsistent) {
+                                return
+                            }
+                        }
+                    }
+                    #expect(late.withLock { $0 }.isEmpty)
+                    for writer in 0..<4 {
+                        let ledger = acknowledged.withLock { $0[writer] ?? [] }
+                        #expect(ledger.count > 0)
+                        let stored = try daemon.output("memory", "cat", "notes", "/\(round)-\(writer)")
+                        // What the mount shows is what is stored, also where a write from its pages was refused.
+                        #expect(Files.text("\(path)/notes/\(round)-\(writer)") == stored)
+                        let numbers = stored.split(separator: "\n").compactMap { Int($0) }
+                        if writer < 3 {
+                            #expect(numbers == ledger)
+                        } else {
+                            // The kernel may have written it back by itself before the answer that was an error.
+                            #expect((numbers.first ?? 0) >= (ledger.last ?? .max))
+                        }
+                    }
+                    try daemon.output("session", "set", id, "notes:rw")
+                }
+            }
+        }
+
+        @Test func twoHundredSessionsComeAndGo() throws {
+            try DaemonProcess.with { daemon in
+                let stores = try (0..<2).map { try SessionTests.store(daemon, "store \($0)") }
+                let resources = stores.map { ["type": "memory_store", "memory_store_id": $0] }
+                /// What the daemon and its holder have open, their threads, and the daemon's memory in kB.
+                func taken() throws -> (descriptors: Int, threads: Int, memory: Int) {
+                    let serving = try daemon.servingProcess()
+                    let status = try #require(Files.text("/proc/\(serving)/status"))
+                    func number(_ key: String) -> Int {
+                        guard let line = status.split(separator: "\n").first(where: { $0.hasPrefix(key) }) else { return 0 }
+                        return Int(line.split(whereSeparator: \.isWhitespace)[1]) ?? 0
+                    }
+                    var open = 0
+                    for process in [serving, try #require(daemon.running).pid] {
+                        open += try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process)/fd").count
+                    }
+                    return (open, number("Threads:"), number("VmRSS:"))
+                }
+                func play(_ count: Int) throws -> [Double] {
+                    var times: [Double] = []
+                    var made: [String] = []
+                    for _ in 0..<count {
+                        let start = ContinuousClock.now
+                        made.append(try SessionTests.id(SessionTests.session(daemon, ["resources": resources])))
+                        times.append((ContinuousClock.now - start) / .milliseconds(1))
+                    }
+                    #expect(DaemonProcess.mounts(below: daemon.directory).count == 2 * count)
+                    let full = try taken()
+                    if count > 1 {
+                        times.sort()
+                        let (median, slow) = (times[times.count / 2], times[times.count * 99 / 100])
+                        let memory = (full.memory - before.memory) / (2 * count)
+                        print("\(count) sessions of two stores: attached in \(median) ms, p99 \(slow) ms; \(memory) kB an attachment")
+                    }
+                    for id in made { _ = try SessionTests.call(daemon, "POST", "/v1/sessions/\(id)/archive") }
+                    return times
+                }
+                var before = (descriptors: 0, threads: 0, memory: 0)
+                // What is opened once is not counted.
+                _ = try play(1)
+                before = try taken()
+                let times = try play(200)
+                // Measured in a debug build as well; under a sanitizer everything takes longer.
+                #expect(times[times.count * 99 / 100] < Double(50 * Sanitizer.slowdown))
+                #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
+                #expect(try FileManager.default.contentsOfDirectory(atPath: "\(daemon.directory)/run/sessions").isEmpty)
+                try Self.wait { try taken().descriptors <= before.descriptors + 2 }
+                #expect(try taken().threads <= before.threads + 2)
             }
         }
     }

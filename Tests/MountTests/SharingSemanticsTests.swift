@@ -110,6 +110,10 @@ struct SharingSemanticsTests {
         ("cat $A/f; echo b > $B/f; echo c > $A/t; mv $A/t $A/f", ["modified /f #1: b", "modified /f #1: c (stale)"]),
         ("cat $A/f; sed -i s/a/b/ $B/f; echo c > $A/t; mv $A/t $A/f", ["modified /f #1: b", "modified /f #1: c (stale)"]),
         ("echo 1 > $A/f; echo b > $B/f; echo c > $A/f", ["modified /f #1: 1", "modified /f #1: b", "modified /f #1: c (stale)"]),
+        (
+            "exec 5<$A/f; sed -i s/a/b/ $B/f; sync $B/f; cat <&5; echo c > $A/t; mv $A/t $A/f",
+            ["modified /f #1: b", "modified /f #1: c (stale)"]
+        ),
         // It never saw any of it, so it believed nothing; and who appends or writes in place replaces nothing.
         ("echo b > $B/f; echo c > $A/f", ["modified /f #1: b", "modified /f #1: c"]),
         ("cat $A/f; echo b > $B/f; echo c >> $A/f", ["modified /f #1: b", "modified /f #1: b|c"]),
