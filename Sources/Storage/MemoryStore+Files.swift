@@ -52,18 +52,24 @@ extension MemoryStore {
     }
 
     /// What a file is sealed for before its name goes, where that takes long: without the lock.
-    private func sealLarge(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) {
-        let number = try look { (state) throws(RemfsError) -> InodeNumber? in
-            guard let inode = state.inodes[parent]?.directory?.find(name), inode.isMemory, let save = inode.drafts?.saves.first,
+    ///
+    /// Answers whether it is to be looked through for secrets before it takes another's place, and that takes long as well.
+    @discardableResult
+    private func sealLarge(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) -> Bool {
+        let (number, isJudged) = try look { (state) throws(RemfsError) -> (InodeNumber?, Bool) in
+            guard let inode = state.inodes[parent]?.directory?.find(name) else { return (nil, false) }
+            let isJudged = state.policy.secrets == .refuse && inode.isRegular && inode.storedBytes > StoreState.bytesPerSeal
+            guard inode.isMemory, let save = inode.drafts?.saves.first,
                 save.size > StoreState.bytesPerSeal || inode.size > StoreState.bytesPerSeal
                     || save.extents.count > StoreState.extentsPerSeal
-            else { return nil }
+            else { return (nil, isJudged) }
             // Not for somebody who may not take it away.
             try state.requireWritable(by: caller)
             try state.takeInCloses(of: caller.origin)
-            return inode.number
+            return (inode.number, isJudged)
         }
         if let number { try sealLarge(of: number) }
+        return isJudged
     }
 
     package func removeDirectory(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) {
@@ -76,19 +82,17 @@ extension MemoryStore {
         by caller: Caller
     ) throws(RemfsError) {
         try sealLarge(newName, in: newParent, by: caller)
-        try sealLarge(name, in: parent, by: caller)
-        let scanned = try scanLarge(name, in: parent)
+        let isJudged = try sealLarge(name, in: parent, by: caller)
+        let scanned = isJudged ? try scanLarge(name, in: parent) : nil
         try change(by: caller.origin.number) { (state) throws(RemfsError) in
             try state.rename(name, in: parent, to: newName, in: newParent, rule, seen: seen, scanned, by: caller)
         }
     }
 
-    /// Looks for secrets in a file that may take a memory's place, where the policy refuses them and looking takes long: without the lock.
+    /// Looks for secrets in a large file that may take a memory's place, without the lock.
     private func scanLarge(_ name: [UInt8], in parent: InodeNumber) throws(RemfsError) -> ScannedFile? {
         let file = try look { (state) throws(RemfsError) -> (number: InodeNumber, changed: Int64, size: Int64)? in
-            guard state.policy.secrets == .refuse, let inode = state.inodes[parent]?.directory?.find(name), inode.isRegular,
-                inode.storedBytes > StoreState.bytesPerSeal
-            else { return nil }
+            guard let inode = state.inodes[parent]?.directory?.find(name), inode.isRegular else { return nil }
             return (inode.number, inode.changed, inode.size)
         }
         guard let file else { return nil }

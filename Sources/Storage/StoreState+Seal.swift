@@ -206,6 +206,7 @@ extension StoreState {
     ) throws(SQLiteError) -> SecretKinds? {
         guard policy.secrets != .allow else { return nil }
         if let found = step.save.secrets { return found }
+        if step.size <= Content.chunkSize, let found = step.list.first.flatMap({ fresh[$0] }) { return SecretKinds(in: found.bytes) }
         let new = Dictionary(uniqueKeysWithValues: step.chunks.map { ($0.place, $0.chunk) })
         var scan = SecretScan()
         for place in step.list.indices {

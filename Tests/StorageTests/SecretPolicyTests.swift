@@ -270,6 +270,38 @@ enum Sample {
         }
     }
 
+    /// All of a large file is looked through only where something was found in it or nobody has looked yet, and then without the lock.
+    @Test func allOfALargeFileIsLookedThroughAhead() throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            let padding = String(repeating: "plain words\n", count: 90_000)
+            func appendIsAhead(_ path: String) throws -> Bool {
+                try mount.append(path, "more\n")
+                let number = try mount.number(path)
+                let isAhead = try test.state { state in
+                    try state.takeInCloses(of: mount.origin)
+                    return state.largeSave(of: state.inodes[number]!) != nil
+                }
+                _ = try test.store.maintain()
+                try test.store.settle()
+                return isAhead
+            }
+            try mount.save("/clean", padding)
+            try mount.save("/key", padding + "key \(Sample.token())\n" + padding)
+            try test.settleAll()
+            #expect(try !appendIsAhead("/clean"))
+            #expect(try appendIsAhead("/key"))
+            try test.reopen()
+            #expect(try appendIsAhead("/clean"), "nobody knows any more")
+            #expect(try !appendIsAhead("/clean"))
+            try Self.set(.allow, of: test)
+            #expect(try !appendIsAhead("/key"))
+            let versions = try test.versions()
+            #expect(versions.filter { $0.path == "/clean" }.map(\.secrets) == [[], [], [], []])
+            #expect(versions.filter { $0.path == "/key" }.map(\.secrets) == [["github_token"], ["github_token"], nil])
+        }
+    }
+
     /// A content of any size is scanned in pieces as if it were one.
     @Test func piecesAreScannedAsOne() throws {
         var random = SeededRandom(seed: SeededRandom.seed(7))
