@@ -270,6 +270,23 @@ enum Sample {
         }
     }
 
+    /// Half of a secret in a chunk that stays, the other half in the one that changes.
+    @Test(arguments: [false, true]) func whatLiesOverAnEdgeIsFound(_ isReversed: Bool) throws {
+        try TestStore.with { test in
+            let mount = try test.mount()
+            let number = try mount.save("/f", String(repeating: "plain words\n", count: 17_000))
+            try test.settleAll()
+            let token = bytes(" " + Sample.token())
+            let halves = [(Array(token[..<20]), Int64(65_536 - 20)), (Array(token[20...] + [0x20]), Int64(65_536))]
+            for (half, place) in isReversed ? halves.reversed() : halves {
+                try mount.pwrite(number, half, at: place)
+                mount.close(number)
+                try test.settleAll()
+            }
+            #expect(try test.versions().map(\.secrets) == [[], [], ["github_token"]])
+        }
+    }
+
     /// All of a large file is looked through only where something was found in it or nobody has looked yet, and then without the lock.
     @Test func allOfALargeFileIsLookedThroughAhead() throws {
         try TestStore.with { test in
