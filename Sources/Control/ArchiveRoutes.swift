@@ -143,6 +143,7 @@ extension Wire.Import {
     init(_ store: Store, _ counts: ImportCounts) {
         self.init(
             memoryStore: Wire.Store(store), created: counts.created, modified: counts.modified, unchanged: counts.unchanged,
-            directories: counts.directories, others: counts.others, contentSizeBytes: counts.bytes)
+            directories: counts.directories, others: counts.others, secrets: counts.secrets,
+            contentSizeBytes: counts.bytes)
     }
 }

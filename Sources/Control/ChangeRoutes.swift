@@ -93,15 +93,18 @@ struct ChangeRoutes: Sendable {
 }
 
 extension Wire {
-    /// One thing that happened in a store: `memory.created`, `memory.modified`, `memory.deleted` or `memory.stale_write`.
+    /// One thing that happened in a store: `memory.created`, `memory.modified`, `memory.deleted`, `memory.stale_write` or
+    /// `memory.secret_found`.
     package struct Change: Codable, Sendable {
         package var type: String
         package var version: Version
 
-        /// A stale write is told twice: as what it did, and as what it is.
+        /// A stale write, or one with a secret in it, is told twice: as what it did, and as what it is.
         static func frames(of version: MemoryVersion, in store: MemoryStore) throws(RemfsError) -> [EventFrame] {
             let shown = try Version(version, in: store, .basic)
-            let types = ["memory.\(version.operation.rawValue)"] + (version.isStale ? ["memory.stale_write"] : [])
+            var types = ["memory.\(version.operation.rawValue)"]
+            if version.isStale { types.append("memory.stale_write") }
+            if version.secrets?.isEmpty == false { types.append("memory.secret_found") }
             var frames: [EventFrame] = []
             for type in types { frames.append(try EventFrame(type: type, Change(type: type, version: shown))) }
             return frames

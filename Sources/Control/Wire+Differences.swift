@@ -77,10 +77,11 @@ extension Wire {
         package var unchanged: Int
         package var directories: Int
         package var others: Int
+        package var secrets: Int
         package var contentSizeBytes: Int64
 
         private enum CodingKeys: String, CodingKey {
-            case type, created, modified, unchanged, directories, others
+            case type, created, modified, unchanged, directories, others, secrets
             case memoryStore = "memory_store"
             case contentSizeBytes = "content_size_bytes"
         }

@@ -241,9 +241,12 @@ package enum Wire {
         package var stale: Bool
         package var pinned: Bool
         package var writer: Writer
+        @Nullable package var trust: Storage.Session.Trust?
+        /// Kinds of secrets that were found in it; null: nobody looked.
+        @Nullable package var secrets: [String]?
 
         private enum CodingKeys: String, CodingKey {
-            case id, type, operation, path, content, stale, pinned, writer
+            case id, type, operation, path, content, stale, pinned, writer, trust, secrets
             case memoryID = "memory_id"
             case memoryStoreID = "memory_store_id"
             case contentSHA256 = "content_sha256"
@@ -388,7 +391,8 @@ extension Wire.Version {
             contentSHA256: version.contentSHA256, contentSizeBytes: version.sizeInBytes, createdAt: version.created.rfc3339,
             createdBy: Wire.Actor(version.author.actor), redactedAt: version.redacted?.rfc3339,
             redactedBy: version.redactedBy.map { Wire.Actor($0) }, baseVersionID: version.base?.description, stale: version.isStale,
-            pinned: version.isPinned, writer: Wire.Writer(uid: writer.uid, pid: writer.pid, command: writer.command))
+            pinned: version.isPinned, writer: Wire.Writer(uid: writer.uid, pid: writer.pid, command: writer.command),
+            trust: version.author.trust, secrets: version.secrets)
     }
 }
 

@@ -243,7 +243,8 @@ package final class MountTable: Sendable {
         }
         let origin = Origin(
             number: number, isReadOnly: options.access == .readOnly, refusesStaleWrites: options.onStaleWrite == .refuse,
-            actor: { uid in owner.map { .session($0.session.description) } ?? .user(uid: uid) }, process: { [commands] in commands.process(of: $0) },
+            trust: owner?.trust, actor: { uid in owner.map { .session($0.session.description) } ?? .user(uid: uid) },
+            process: { [commands] in commands.process(of: $0) },
             takeClosed: takeClosed,
             post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) },
             isBehind: { queue.isBehind })

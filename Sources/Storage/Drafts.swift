@@ -31,6 +31,8 @@ final class Save {
     var digests: [Int64: Digest] = [:]
     /// All of them are known.
     var isPrepared = false
+    /// What was found in the content that it comes to, where that was looked for before it is sealed.
+    var secrets: SecretKinds?
     /// The smallest that the file was cut to meanwhile.
     private(set) var smallestSize = Int64.max
     /// How many bytes of its extents are in memory.

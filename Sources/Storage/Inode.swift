@@ -96,8 +96,15 @@ final class Inode {
     }
 
     /// Sealed bytes, and their hash where it is known.
-    var content: Content { didSet { sealedBytes = nil } }
+    var content: Content {
+        didSet {
+            sealedBytes = nil
+            secrets = nil
+        }
+    }
     var sealedSize: Int64 { didSet { sealedBytes = nil } }
+    /// What was found in the sealed bytes; nil: nobody has looked since the store was opened.
+    var secrets: SecretKinds?
     /// What the chunks hold, once somebody asked: there may be thousands, and attributes are asked for often.
     private var sealedBytes: Int64?
     /// The sealed chunks are counted once for this inode: no version holds them, or another memory's does.

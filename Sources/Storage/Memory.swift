@@ -66,11 +66,13 @@ package struct MemoryVersion: Sendable {
     package let redactedBy: MemoryActor?
     /// Kept whatever the store's retention says.
     package let isPinned: Bool
+    /// Kinds of secrets that were found in it (`SecretScanner.Rule`); nil: nobody looked.
+    package let secrets: [String]?
 
     package init(
         id: VersionID, number: Int64, memory: MemoryID, store: StoreID, operation: Operation, path: String?, contentSHA256: String?,
         sizeInBytes: Int64?, created: Timestamp, author: Author, base: VersionID?, isStale: Bool, redacted: Timestamp?,
-        redactedBy: MemoryActor?, isPinned: Bool = false
+        redactedBy: MemoryActor?, isPinned: Bool = false, secrets: [String]? = nil
     ) {
         self.id = id
         self.number = number
@@ -87,6 +89,7 @@ package struct MemoryVersion: Sendable {
         self.redacted = redacted
         self.redactedBy = redactedBy
         self.isPinned = isPinned
+        self.secrets = secrets
     }
 }
 

@@ -49,9 +49,12 @@ package struct Writer: Hashable, Sendable {
 package struct Author: Hashable, Sendable {
     package var actor: MemoryActor
     package var writer: Writer
+    /// Of the session that acted, where that was said.
+    package var trust: Session.Trust?
 
-    package init(_ actor: MemoryActor, writer: Writer = Writer()) {
+    package init(_ actor: MemoryActor, writer: Writer = Writer(), trust: Session.Trust? = nil) {
         self.actor = actor
         self.writer = writer
+        self.trust = trust
     }
 }

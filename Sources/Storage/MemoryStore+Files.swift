@@ -52,18 +52,24 @@ extension MemoryStore {
     }
 
     /// What a file is sealed for before its name goes, where that takes long: without the lock.
-    private func sealLarge(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) {
-        let number = try look { (state) throws(RemfsError) -> InodeNumber? in
-            guard let inode = state.inodes[parent]?.directory?.find(name), inode.isMemory, let save = inode.drafts?.saves.first,
+    ///
+    /// Answers whether it is to be looked through for secrets before it takes another's place, and that takes long as well.
+    @discardableResult
+    private func sealLarge(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) -> Bool {
+        let (number, isJudged) = try look { (state) throws(RemfsError) -> (InodeNumber?, Bool) in
+            guard let inode = state.inodes[parent]?.directory?.find(name) else { return (nil, false) }
+            let isJudged = state.policy.secrets == .refuse && inode.isRegular && inode.storedBytes > StoreState.bytesPerSeal
+            guard inode.isMemory, let save = inode.drafts?.saves.first,
                 save.size > StoreState.bytesPerSeal || inode.size > StoreState.bytesPerSeal
                     || save.extents.count > StoreState.extentsPerSeal
-            else { return nil }
+            else { return (nil, isJudged) }
             // Not for somebody who may not take it away.
             try state.requireWritable(by: caller)
             try state.takeInCloses(of: caller.origin)
-            return inode.number
+            return (inode.number, isJudged)
         }
         if let number { try sealLarge(of: number) }
+        return isJudged
     }
 
     package func removeDirectory(_ name: [UInt8], in parent: InodeNumber, by caller: Caller) throws(RemfsError) {
@@ -76,10 +82,26 @@ extension MemoryStore {
         by caller: Caller
     ) throws(RemfsError) {
         try sealLarge(newName, in: newParent, by: caller)
-        try sealLarge(name, in: parent, by: caller)
+        let isJudged = try sealLarge(name, in: parent, by: caller)
+        let scanned = isJudged ? try scanLarge(name, in: parent) : nil
         try change(by: caller.origin.number) { (state) throws(RemfsError) in
-            try state.rename(name, in: parent, to: newName, in: newParent, rule, seen: seen, by: caller)
+            try state.rename(name, in: parent, to: newName, in: newParent, rule, seen: seen, scanned, by: caller)
         }
+    }
+
+    /// Looks for secrets in a large file that may take a memory's place, without the lock.
+    private func scanLarge(_ name: [UInt8], in parent: InodeNumber) throws(RemfsError) -> ScannedFile? {
+        let file = try look { (state) throws(RemfsError) -> (number: InodeNumber, changed: Int64, size: Int64)? in
+            guard let inode = state.inodes[parent]?.directory?.find(name), inode.isRegular else { return nil }
+            return (inode.number, inode.changed, inode.size)
+        }
+        guard let file else { return nil }
+        environment.willBlock()
+        var scan = SecretScan()
+        for offset in stride(from: 0, to: file.size, by: 1 << 20) {
+            unsafe try read(file.number, offset: offset, count: 1 << 20) { bytes, _ in unsafe scan.take(bytes) }
+        }
+        return ScannedFile(number: file.number, changed: file.changed, size: file.size, found: scan.finish())
     }
 
     package func setAttributes(
@@ -301,11 +323,11 @@ extension StoreState {
     }
 
     /// What a reader sees of a file with unsealed saves: drafts over sealed bytes over zeros.
-    fileprivate func draftedBytes(_ inode: Inode, _ offset: Int64, _ count: Int) throws(SQLiteError) -> [UInt8] {
-        guard let drafts = inode.drafts, offset < inode.size else { return [] }
+    func draftedBytes(_ inode: Inode, _ offset: Int64, _ count: Int) throws(SQLiteError) -> [UInt8] {
+        guard offset < inode.size else { return [] }
         let end = min(offset + Int64(count), inode.size)
         var bytes = [UInt8](repeating: 0, count: Int(end - offset))
-        let sealedEnd = min(end, drafts.sealedLimit)
+        let sealedEnd = min(end, inode.drafts?.sealedLimit ?? inode.sealedSize)
         if offset < sealedEnd {
             var place = offset
             while place < sealedEnd {
@@ -321,7 +343,7 @@ extension StoreState {
                 place = next
             }
         }
-        try lay(drafts.map.segments(from: offset, to: end), over: &bytes, from: offset)
+        if let drafts = inode.drafts { try lay(drafts.map.segments(from: offset, to: end), over: &bytes, from: offset) }
         return bytes
     }
 

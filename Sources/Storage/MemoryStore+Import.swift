@@ -44,6 +44,8 @@ package struct ImportCounts: Sendable, Equatable {
     package var directories = 0
     /// Symbolic links, hard links, FIFOs and working files.
     package var others = 0
+    /// Of those that were created or modified: in which a secret was found.
+    package var secrets = 0
     package var bytes: Int64 = 0
 
     package init() {}
@@ -184,6 +186,7 @@ private struct Importer {
             let inode = try state.addFile(vacancy, attributes, stored, number: number, by: author)
             try copyExtendedAttributes(to: inode, in: state)
             if attributes.isUnversioned { counts.others += 1 } else { counts.created += 1 }
+            if !attributes.isUnversioned, stored.secrets?.isEmpty == false { counts.secrets += 1 }
             return
         }
         guard there.isMemory else { throw state.conflict(there) }
@@ -198,6 +201,7 @@ private struct Importer {
         }
         try state.revise(there, to: stored, at: nil, modified: attributes.modified, by: author)
         counts.modified += 1
+        if stored.secrets?.isEmpty == false { counts.secrets += 1 }
     }
 
     /// A chunk of the present file, whole.

@@ -23,6 +23,9 @@ struct SealAhead: Sendable {
     let size: Int64
     let content: Content
     let sealedSize: Int64
+    /// Somebody wants to know of secrets in it; where there were none, of those in what changes.
+    let isScanned: Bool
+    let isClean: Bool
 
     /// Half a megabyte at a time: what is added holds the lock for about a millisecond.
     static let chunksPerStep = 8
@@ -92,6 +95,7 @@ extension MemoryStore {
         for extent in work.extents { drafts.apply(extent) }
         let chunks = work.content.chunks
         let count = Int((work.size + Content.chunkSize - 1) / Content.chunkSize)
+        var scan: SecretScan? = work.isScanned ? SecretScan() : nil
         var place = 0
         while place < count {
             let first = place
@@ -101,7 +105,12 @@ extension MemoryStore {
                     var place = first
                     while place < count, pieces.count < SealAhead.chunksPerStep {
                         let old = place < chunks.count ? chunks[place] : 0
-                        if let piece = try reader.piece(place, of: work, drafts, over: old) { pieces.append(piece) }
+                        let (piece, isChanged, bytes) = try reader.piece(place, of: work, drafts, over: old)
+                        if let piece { pieces.append(piece) }
+                        try scan?.pass(place, looks: isChanged || !work.isClean) { (other) throws(SQLiteError) in
+                            if other == place, isChanged { return bytes }
+                            return other < chunks.count ? try reader.readableBytes(of: chunks[other]) : nil
+                        }
                         place += 1
                     }
                     return place
@@ -109,6 +118,7 @@ extension MemoryStore {
             } catch {
                 // It was sealed or unlinked meanwhile, or it is damaged: that is the seal's to judge.
                 guard error.code == .corrupted else { throw error }
+                scan = nil
                 break
             }
             let isCurrent = try state.withLock { (state) throws(RemfsError) in try state.note(pieces, for: work) }
@@ -117,6 +127,7 @@ extension MemoryStore {
         try change { (state) throws(RemfsError) in
             guard let (inode, save) = state.save(of: work) else { return }
             save.isPrepared = true
+            save.secrets = scan?.finish()
             try state.seal([inode])
         }
     }
@@ -126,8 +137,13 @@ extension StoreState {
     /// The closed save of a file that is sealed next, if that holds the lock for long.
     func largeSave(of inode: Inode) -> Save? {
         guard inode.links > 0, let save = inode.drafts?.saves.first, save.isClosed, !save.isPrepared else { return nil }
-        return save.bytesToSeal > Self.bytesPerSeal || save.extents.count > Self.extentsPerSeal ? save : nil
+        let isLarge = save.bytesToSeal > Self.bytesPerSeal || save.extents.count > Self.extentsPerSeal
+        return isLarge || save.size > Self.bytesPerSeal && isScanned(save, of: inode) && !isClean(inode) ? save : nil
     }
+
+    private func isScanned(_ save: Save, of inode: Inode) -> Bool { policy.secrets != .allow && inode.isMemory && !save.isSuperseded }
+
+    private func isClean(_ inode: Inode) -> Bool { inode.secrets?.isEmpty == true }
 
     /// What is to be made ready: of one file, or of the first that waits.
     fileprivate func sealAhead(_ number: InodeNumber?) -> SealAhead? {
@@ -137,7 +153,7 @@ extension StoreState {
             guard let inode = inodes[number], let save = largeSave(of: inode) else { continue }
             return SealAhead(
                 inode: number, group: save.group, extents: save.extents, size: save.size, content: inode.content,
-                sealedSize: inode.sealedSize)
+                sealedSize: inode.sealedSize, isScanned: isScanned(save, of: inode), isClean: isClean(inode))
         }
         return nil
     }
@@ -192,17 +208,19 @@ extension StoreState {
 }
 
 extension Reader {
-    /// What is to be noted of one chunk; nil: nothing, its seal reads nothing either.
+    /// What is to be noted of one chunk; no piece: nothing, its seal reads nothing either. And whether the save touches it, and then its bytes, nil
+    /// for a hole.
     fileprivate func piece(
         _ place: Int, of work: SealAhead, _ drafts: Drafts, over old: Int64
-    ) throws(SQLiteError) -> SealAhead.Piece? {
+    ) throws(SQLiteError) -> (SealAhead.Piece?, isChanged: Bool, bytes: [UInt8]?) {
         let start = Int64(place) * Content.chunkSize
         let length = min(Content.chunkSize, work.size - start)
         switch drafts.source(of: place, size: work.size, sealedSize: work.sealedSize, hadChunk: old != 0) {
-        case .before, .hole: return nil
+        case .before: return (nil, false, nil)
+        case .hole: return (nil, true, nil)
         case .draft(let extent):
-            let digest = Digest(of: try bytes(of: extent))
-            return SealAhead.Piece(extent: extent.id, offset: start, length: length, digest: digest)
+            let content = try bytes(of: extent)
+            return (SealAhead.Piece(extent: extent.id, offset: start, length: length, digest: Digest(of: content)), true, content)
         case .parts(let segments):
             var content = [UInt8](repeating: 0, count: Int(length))
             if old != 0, drafts.sealedLimit > start {
@@ -211,7 +229,19 @@ extension Reader {
             }
             try content.lay(segments, from: start) { (extent) throws(SQLiteError) in try bytes(of: extent) }
             let isHole = content.allSatisfy { $0 == 0 }
-            return SealAhead.Piece(offset: start, length: length, digest: Digest(of: content), bytes: isHole ? nil : content)
+            let piece = SealAhead.Piece(offset: start, length: length, digest: Digest(of: content), bytes: isHole ? nil : content)
+            return (piece, true, piece.bytes)
+        }
+    }
+
+    /// As the writer's own (`StoreState.readableBytes`).
+    fileprivate func readableBytes(of chunk: Int64) throws(SQLiteError) -> [UInt8]? {
+        guard chunk != 0 else { return nil }
+        do throws(SQLiteError) {
+            return try bytes(of: chunk)
+        } catch {
+            guard error.kind == .corrupted else { throw error }
+            return nil
         }
     }
 

@@ -23,8 +23,10 @@ extension MemoryStore {
     private func changedTogether<Answer>(
         _ body: (StoreState) throws(RemfsError) -> Answer
     ) throws(RemfsError) -> (Answer, newest: Int64) {
+        // What is large is made ready without the lock.
+        try settle()
         // The locks in their order. A save that is being made ready speaks of the tree as it was.
-        try preparing.withLock { _ throws(RemfsError) in
+        return try preparing.withLock { _ throws(RemfsError) in
             try state.withLock(whenContended: environment.willBlock) { (state) throws(RemfsError) in
                 try state.requireWritable()
                 state.lastActivity = StoreState.monotonic()

@@ -107,6 +107,8 @@ extension MemoryStore {
     /// `notFound`, `readOnly`, `tooLarge`, `storeFull`, `preconditionFailed`, `pathConflict` (with the memory in the way).
     @discardableResult
     package func commit(_ change: MemoryChange, by author: Author, if precondition: Precondition? = nil) throws(RemfsError) -> Memory? {
+        // What is large is made ready without the lock.
+        try settle()
         let memory = try self.change { (state) throws(RemfsError) -> Memory? in
             try state.settle()
             switch change {
@@ -149,7 +151,10 @@ extension MemoryStore {
     // MARK: Versions
 
     private static let columns =
-        "number, memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale, redacted, redacted_by, content, pinned"
+        """
+        number, memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale, redacted, redacted_by, \
+        content, pinned, trust, secrets
+        """
 
     /// Newest first, below `number` (nil: from the newest).
     package func versions(_ filter: VersionFilter, before number: Int64?, limit: Int) throws(RemfsError) -> [MemoryVersion] {
@@ -233,10 +238,11 @@ extension MemoryStore {
                 MemoryActor(id: row.text(7) ?? "") ?? .local,
                 writer: Writer(
                     uid: row.integerOrNil(8).map { UInt32(truncatingIfNeeded: $0) },
-                    pid: row.integerOrNil(9).map { Int32(truncatingIfNeeded: $0) }, command: row.text(10))),
+                    pid: row.integerOrNil(9).map { Int32(truncatingIfNeeded: $0) }, command: row.text(10)),
+                trust: row.integerOrNil(17).map { Session.Trust(row: $0) }),
             base: row.integerOrNil(11).map { VersionID(store: id, number: $0) }, isStale: row.integer(12) == 1,
             redacted: row.integerOrNil(13).map { Timestamp(microseconds: $0) }, redactedBy: row.text(14).flatMap { MemoryActor(id: $0) },
-            isPinned: !row.isNull(16))
+            isPinned: !row.isNull(16), secrets: row.text(18)?.split(separator: " ").map(String.init))
     }
 
     package func version(_ version: VersionID) throws(RemfsError) -> MemoryVersion {

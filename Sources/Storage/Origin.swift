@@ -25,9 +25,12 @@ package final class Origin: Sendable {
     package let isReadOnly: Atomic<Bool>
     /// Asks for a write over something this mount has not seen to be refused (`on_stale_write: refuse`).
     let refusesStaleWrites: Bool
+    /// Of the session that the mount belongs to: what is written through it carries it.
+    let trust: Session.Trust?
 
     package init(
-        number: Int, isReadOnly: Bool, refusesStaleWrites: Bool, actor: @escaping @Sendable (UInt32) -> MemoryActor,
+        number: Int, isReadOnly: Bool, refusesStaleWrites: Bool, trust: Session.Trust? = nil,
+        actor: @escaping @Sendable (UInt32) -> MemoryActor,
         process: @escaping @Sendable (Int32) -> (pid: Int32, command: String?), takeClosed: (@Sendable () -> [InodeNumber])?,
         post: @escaping @Sendable ([Invalidation]) -> Void, holds: @escaping @Sendable (InodeNumber) -> Bool,
         drain: @escaping @Sendable (Duration) -> Bool, isBehind: @escaping @Sendable () -> Bool
@@ -35,6 +38,7 @@ package final class Origin: Sendable {
         self.number = number
         self.isReadOnly = Atomic(isReadOnly)
         self.refusesStaleWrites = refusesStaleWrites
+        self.trust = trust
         self.actor = actor
         self.process = process
         self.takeClosed = takeClosed
@@ -69,9 +73,9 @@ package struct Caller: Sendable {
 
     /// Asks /proc, so only where a version begins.
     func author() -> Author {
-        guard pid > 0 else { return Author(origin.actor(writer)) }
+        guard pid > 0 else { return Author(origin.actor(writer), trust: origin.trust) }
         let (process, command) = origin.process(pid)
-        return Author(origin.actor(writer), writer: Writer(uid: writer, pid: process, command: command))
+        return Author(origin.actor(writer), writer: Writer(uid: writer, pid: process, command: command), trust: origin.trust)
     }
 }
 
@@ -111,19 +115,23 @@ extension Inode {
     }
 }
 
-/// Authors as one text column: actor, uid, pid, command; empty where unknown.
+/// Authors as one text column: actor, uid, pid, command; empty where unknown. Behind the actor and a space stands its trust, if it has one.
 extension Author {
     var row: String {
         let uid = writer.uid.map(String.init) ?? ""
         let pid = writer.pid.map(String.init) ?? ""
-        return "\(actor.id)\u{1f}\(uid)\u{1f}\(pid)\u{1f}\(writer.command ?? "")"
+        let trust = trust.map { " \($0.rawValue)" } ?? ""
+        return "\(actor.id)\(trust)\u{1f}\(uid)\u{1f}\(pid)\u{1f}\(writer.command ?? "")"
     }
 
     init?(row: String) {
         let fields = row.utf8.split(separator: 0x1f, maxSplits: 3, omittingEmptySubsequences: false).map { String(Substring($0)) }
-        guard fields.count == 4, let actor = MemoryActor(id: fields[0]) else { return nil }
+        guard fields.count == 4 else { return nil }
+        let who = fields[0].split(separator: " ", maxSplits: 1).map(String.init)
+        guard let id = who.first, let actor = MemoryActor(id: id) else { return nil }
         self.init(
-            actor, writer: Writer(uid: UInt32(fields[1]), pid: Int32(fields[2]), command: fields[3].isEmpty ? nil : fields[3]))
+            actor, writer: Writer(uid: UInt32(fields[1]), pid: Int32(fields[2]), command: fields[3].isEmpty ? nil : fields[3]),
+            trust: who.count > 1 ? Session.Trust(rawValue: who[1]) : nil)
     }
 }
 

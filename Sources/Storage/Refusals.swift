@@ -18,7 +18,7 @@ final class Refusals: Sendable {
     /// Whether an error is a rule's word, and not a caller's mistake or the disk's.
     private static func isRefusal(_ error: RemfsError) -> Bool {
         switch error.code {
-        case .tooLarge, .quota, .storeFull, .readOnly, .notPermitted, .stale: true
+        case .tooLarge, .holdsSecret, .quota, .storeFull, .readOnly, .notPermitted, .stale: true
         default: false
         }
     }

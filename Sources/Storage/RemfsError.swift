@@ -47,6 +47,8 @@ package struct RemfsError: Error, Sendable, CustomStringConvertible {
         case notPermitted = "not_permitted"
         case unauthenticated
         case tooLarge = "too_large"
+        /// A policy: a secret that was not there before.
+        case holdsSecret = "holds_secret"
         case bodyTooLarge = "body_too_large"
         /// A policy: the count of memories.
         case storeFull = "store_full"
@@ -78,6 +80,7 @@ package struct RemfsError: Error, Sendable, CustomStringConvertible {
             case .notPermitted: (EPERM, 403, "permission_error", 77)
             case .unauthenticated: (EACCES, 401, "authentication_error", 77)
             case .tooLarge: (EFBIG, 400, "invalid_request_error", 65)
+            case .holdsSecret: (EPERM, 400, "invalid_request_error", 65)
             case .bodyTooLarge: (EFBIG, 413, "request_too_large", 65)
             case .storeFull: (ENOSPC, 400, "invalid_request_error", 74)
             case .quota: (EDQUOT, 400, "invalid_request_error", 74)

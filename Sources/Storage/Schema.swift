@@ -130,6 +130,10 @@ enum Schema {
              WHERE before.memory = version.memory AND before.number < version.number), 0) WHERE pruned > 0;
         CREATE INDEX version_by_gap ON version (gap) WHERE gap IS NOT NULL;
         """,
+        """
+        -- Kinds of secrets that were found in the content, with a space between; empty: none; NULL: nobody looked.
+        ALTER TABLE version ADD COLUMN secrets TEXT;
+        """,
     ]
 
     static let catalog: [String] = [

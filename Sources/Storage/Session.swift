@@ -3,7 +3,14 @@ package struct Session: Sendable {
     package enum Status: String, Sendable, CaseIterable { case idle, running, rescheduling, terminated }
 
     /// Whether what the session writes is to be believed; its versions carry it.
-    package enum Trust: String, Sendable, Codable, CaseIterable { case trusted, untrusted }
+    package enum Trust: String, Sendable, Codable, CaseIterable {
+        case trusted, untrusted
+
+        /// As versions have it.
+        var row: Int64 { self == .trusted ? 1 : 0 }
+
+        init(row: Int64) { self = row == 1 ? .trusted : .untrusted }
+    }
 
     /// The agent as it was when the session was made. remfs knows no agents: what is not said has a default.
     package struct Agent: Sendable, Equatable, Codable {

@@ -67,6 +67,7 @@ extension StorePool {
                     limitless.maxMemories = .max
                     limitless.maxBytes = nil
                     limitless.maxBytesPerMemory = .max
+                    if limitless.secrets == .refuse { limitless.secrets = .warn }
                     let store = try self.openFile(of: id, name: new.name, policy: limitless, isNew: true)
                     var rules = ImportRules()
                     rules.isCopy = true

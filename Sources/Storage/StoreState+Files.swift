@@ -107,6 +107,7 @@ extension StoreState {
         guard start >= 0, bytes.count > 0 else { return start }
         let end = start + Int64(bytes.count)
         try checkSize(end, of: inode, adding: Int64(bytes.count))
+        if policy.secrets == .refuse, inode.isMemory { unsafe try requireNoNewSecret(bytes, at: start, in: inode) }
         let save = try openSave(of: inode, seen: seen, by: caller)
         // Long writes are cut where chunks will be, so that sealing keeps the rows as they are.
         let block = Content.chunkSize

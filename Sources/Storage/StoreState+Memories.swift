@@ -167,6 +167,7 @@ extension StoreState {
     ) throws(RemfsError) -> Inode {
         try requireWritable()
         try requireContractSize(content, at: path.text)
+        let secrets = try secrets(in: content, over: nil, at: path.text)
         if let taken = find(path.text), taken.isRegular { try settleForAPI(taken) }
         // What was removed at this path a moment ago stays removed.
         try sealRemovals(all: true) { path.isSame(as: $0.path) }
@@ -202,10 +203,12 @@ extension StoreState {
             outcome.digest = digest
             let row = VersionRow(
                 number: number, memory: memory, operation: previous == nil ? .created : .modified, path: path.text, size: inode.size,
-                digest: digest, content: outcome.content, began: began, author: author, base: nil, isStale: false, previous: previous)
+                digest: digest, content: outcome.content, began: began, author: author, base: nil, isStale: false, previous: previous,
+                secrets: secrets)
             try insert(row)
             version = row
             inode.content = outcome.content
+            inode.secrets = secrets
             inode.digest = digest
             inode.head = MemoryHead(
                 memory: memory, version: number, created: began, updated: began, size: inode.size, digest: digest, content: outcome.content)
@@ -295,8 +298,11 @@ extension StoreState {
         guard let head = inode.head else { throw RemfsError(.notFound, "the memory is gone") }
         let oldPath = self.path(of: inode)
         let newPath = path.flatMap { $0.isSame(as: oldPath) ? nil : $0 }
+        // Of another path alone nothing changes.
+        var secrets = inode.secrets
         if let content {
             try requireContractSize(content, at: oldPath)
+            secrets = try self.secrets(in: content, over: inode, at: oldPath)
             if let quota = policy.maxBytes, usedBytes + Int64(content.count) - inode.size > max(quota, usedBytes) {
                 throw RemfsError(.quota, "\(label) would exceed its \(quota) bytes")
             }
@@ -330,7 +336,8 @@ extension StoreState {
             }
             let version = VersionRow(
                 number: number, memory: head.memory, operation: .modified, path: newPath?.text ?? oldPath, size: size, digest: digest,
-                content: stored, began: began, author: author, base: nil, isStale: false, previous: head.version)
+                content: stored, began: began, author: author, base: nil, isStale: false, previous: head.version, secrets: secrets,
+                sameAs: content == nil ? head.version : nil)
             try insert(version)
             newHead = MemoryHead(
                 memory: head.memory, version: number, created: head.created, updated: began, size: size, digest: digest, content: stored)
@@ -351,6 +358,7 @@ extension StoreState {
             inode.modified = time
         }
         inode.content = newHead.content
+        inode.secrets = secrets
         inode.size = size
         inode.sealedSize = size
         inode.digest = digest

@@ -135,7 +135,7 @@ extension StoreState {
         _ inode: Inode, _ name: [UInt8], _ parent: Inode, to newName: [UInt8], _ newParent: Inode, over target: Inode?, by caller: Caller
     ) throws(RemfsError) -> MovePlan {
         let isOldest = inode.isDirectory || inode.isOldestName(name, in: parent.number)
-        let isUnsettled = inode.unsettledIn == caller.origin.number && Self.monotonic() - inode.born < 60_000_000_000
+        let isUnsettled = isUnsettled(inode, in: caller.origin)
         // Somebody was told of it: what is closed is a version before the name changes hands.
         if isOldest, inode.isMemory, !isUnsettled { try sealBeforeNameGoes(inode, includingOpen: false) }
         var plan = MovePlan(

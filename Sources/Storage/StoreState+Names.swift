@@ -361,7 +361,7 @@ extension StoreState {
 
     func rename(
         _ name: [UInt8], in parentNumber: InodeNumber, to newName: [UInt8], in newParentNumber: InodeNumber, _ rule: RenameRule,
-        seen: (InodeNumber) -> Seen, by caller: Caller
+        seen: (InodeNumber) -> Seen, _ scanned: ScannedFile? = nil, by caller: Caller
     ) throws(RemfsError) {
         try requireWritable(by: caller)
         let parent = try directory(parentNumber)
@@ -377,6 +377,8 @@ extension StoreState {
         if rule == .exchange {
             guard let target else { throw RemfsError(.notFound, "\(path(newName, in: newParent)) does not exist") }
             if target.isDirectory { try requireOutside(target, parent) }
+            try requireNoNewSecret(renaming: inode, to: newName, newParent, over: target, scanned, by: caller)
+            try requireNoNewSecret(renaming: target, to: name, parent, over: inode, nil, by: caller)
             return try exchange(inode, name, parent, with: target, newName, newParent, by: caller)
         }
         if let target {
@@ -387,6 +389,7 @@ extension StoreState {
                 throw RemfsError(.isADirectory, "\(path(of: target)) is a directory")
             }
         }
+        try requireNoNewSecret(renaming: inode, to: newName, newParent, over: target, scanned, by: caller)
         if let target, target.isMemory, target.isOldestName(newName, in: newParent.number) {
             try sealBeforeNameGoes(target, includingOpen: true)
         }

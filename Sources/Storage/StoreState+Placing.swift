@@ -7,8 +7,10 @@ struct StoredContent {
     let size: Int64
     /// nil: not yet asked for.
     let digest: Digest?
+    /// nil: nobody looked.
+    let secrets: SecretKinds?
 
-    static let nothing = StoredContent(content: .empty, size: 0, digest: .ofNothing)
+    static let nothing = StoredContent(content: .empty, size: 0, digest: .ofNothing, secrets: SecretKinds.none)
 }
 
 /// What a restore and an import do to the tree, one file after the other.
@@ -37,17 +39,22 @@ extension StoreState {
         let group = takeNumber()
         let before = previous.chunks
         var list: [Int64] = []
+        var scan: SecretScan? = policy.secrets == .allow ? nil : SecretScan()
         let digest = try unsafe Digest { (take) throws(RemfsError) in
             var left = size
             while left > 0 {
                 let bytes = try next(Int(min(left, Content.chunkSize)))
                 left -= Int64(bytes.count)
                 unsafe bytes.withUnsafeBytes { unsafe take($0) }
-                if size > Content.chunkSize, bytes.allSatisfy({ $0 == 0 }) {
+                let place = list.count
+                let isHole = size > Content.chunkSize && bytes.allSatisfy { $0 == 0 }
+                try query { () throws(SQLiteError) in
+                    try scan?.pass(place, looks: true) { $0 == place && !isHole ? bytes : nil }
+                }
+                if isHole {
                     list.append(0)
                     continue
                 }
-                let place = list.count
                 let older = place < before.count && before[place] != 0 ? before[place] : nil
                 let number = try query { () throws(SQLiteError) -> Int64 in
                     let sequence = try older.flatMap { (older) throws(SQLiteError) in try chunkRow(older)?.sequence } ?? 0
@@ -61,20 +68,23 @@ extension StoreState {
                 list.append(number)
             }
         }
-        return StoredContent(content: Content(list, size: size), size: size, digest: digest)
+        return StoredContent(content: Content(list, size: size), size: size, digest: digest, secrets: scan?.finish())
     }
 
     /// A version's content, counted once more; nil for a deletion and what was redacted.
     func keptContent(ofVersion number: Int64) throws(RemfsError) -> StoredContent? {
         try query { () throws(SQLiteError) in
-            let row = try statements.cached("SELECT content, size, digest FROM version WHERE number = ?1")
+            let row = try statements.cached("SELECT content, size, digest, secrets FROM version WHERE number = ?1")
             row.bind(number, at: 1)
             defer { row.reset() }
             guard try row.step(), let size = row.integerOrNil(1) else { return nil }
             let content = Content(row, column: 0, size: size)
             let digest = unsafe row.isNull(2) ? nil : row.withBytes(2) { unsafe Digest(bytes: $0) }
+            var secrets = row.text(3).flatMap { SecretKinds(row: $0) }
+            if secrets == nil { secrets = try self.secrets(in: content) }
             for chunk in content.chunks where chunk != 0 { try keep(chunk) }
-            return StoredContent(content: content, size: size, digest: size == 0 ? .ofNothing : digest)
+            return StoredContent(
+                content: content, size: size, digest: size == 0 ? .ofNothing : digest, secrets: secrets)
         }
     }
 
@@ -96,12 +106,14 @@ extension StoreState {
         if !attributes.isUnversioned { try checkRoomForMemory() }
         try checkQuota(growingBy: stored.size)
         let parent = try makeRoom(vacancy)
+        if !attributes.isUnversioned { try requireKnown(stored, over: nil, at: path(vacancy.name, in: parent)) }
         let inode = try newInode(
             UInt32(S_IFREG), vacancy.name, in: parent, attributes, number: number)
         inode.content = stored.content
         inode.size = stored.size
         inode.sealedSize = stored.size
         inode.digest = stored.digest
+        inode.secrets = stored.secrets
         if attributes.isUnversioned {
             inode.flags.insert(.unversioned)
             inode.ownsContent = true
@@ -111,7 +123,7 @@ extension StoreState {
             let version = VersionRow(
                 number: takeNumber(), memory: memory?.number ?? takeNumber(), operation: memory == nil ? .created : .modified,
                 path: path(vacancy.name, in: parent), size: stored.size, digest: stored.digest, content: stored.content, began: began,
-                author: author, base: nil, isStale: false, previous: memory?.previous)
+                author: author, base: nil, isStale: false, previous: memory?.previous, secrets: stored.secrets)
             inode.head = MemoryHead(
                 memory: version.memory, version: version.number, created: began, updated: began, size: stored.size, digest: stored.digest,
                 content: stored.content)
@@ -156,7 +168,10 @@ extension StoreState {
         _ inode: Inode, to stored: StoredContent?, at vacancy: Vacancy?, modified: Int64? = nil, by author: Author
     ) throws(RemfsError) {
         guard let head = inode.head else { throw RemfsError(.notFound, "the memory is gone") }
-        if let stored { try checkQuota(growingBy: stored.size - inode.size) }
+        if let stored {
+            try checkQuota(growingBy: stored.size - inode.size)
+            try requireKnown(stored, over: inode, at: path(of: inode))
+        }
         let parent = try vacancy.map { (vacancy) throws(RemfsError) in try makeRoom(vacancy) }
         try reserveNumbers(4)
         let time = now()
@@ -167,7 +182,8 @@ extension StoreState {
         let version = VersionRow(
             number: number, memory: head.memory, operation: .modified,
             path: parent.map { path(vacancy!.name, in: $0) } ?? path(of: inode), size: content.size, digest: content.digest,
-            content: content.content, began: began, author: author, base: nil, isStale: false, previous: head.version)
+            content: content.content, began: began, author: author, base: nil, isStale: false, previous: head.version,
+            secrets: content.secrets)
         let newHead = MemoryHead(
             memory: head.memory, version: number, created: head.created, updated: began, size: content.size, digest: content.digest,
             content: content.content)
@@ -193,6 +209,7 @@ extension StoreState {
             try writeInode(inode, outcome, author: nil)
         }
         inode.content = content.content
+        inode.secrets = content.secrets
         inode.sealedSize = content.size
         inode.digest = content.digest
         inode.head = newHead

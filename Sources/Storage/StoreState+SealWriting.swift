@@ -9,6 +9,8 @@ struct SealOutcome {
     var head: MemoryHead?
     var versions: [VersionRow] = []
     var ownsContent: Bool
+    /// What was found in the content; nil: nobody looked.
+    var secrets: SecretKinds?
     /// The version that tells what each save, by its group, came to.
     var became: [Int64: Int64] = [:]
     /// Chunks whose older ones may become deltas.
@@ -24,7 +26,7 @@ extension StoreState {
         try keepNotes(inRowsOf: inode.number, onlyDrafts: true)
         var outcome = SealOutcome(
             plan: plan, content: inode.content, size: inode.sealedSize, digest: inode.digest, head: inode.head,
-            ownsContent: inode.ownsContent)
+            ownsContent: inode.ownsContent, secrets: plan.secrets ?? inode.secrets)
         // The newest first: older chunks are deltas of newer ones, which must be there when one of them is found to be needed whole.
         var renamed: [Int64: Int64] = [:]
         for step in plan.steps.reversed() where !step.isUnchanged {
@@ -58,6 +60,7 @@ extension StoreState {
             outcome.content = content
             outcome.size = step.size
             outcome.digest = step.digest
+            outcome.secrets = step.secrets
             outcome.ownsContent = true
             try drop(step.save, keeping: Set(step.chunks.map(\.chunk.number)))
             let path = path(of: inode)
@@ -101,12 +104,13 @@ extension StoreState {
     }
 
     private func append(_ outcome: inout SealOutcome, path: String, author: Author, base: Int64?, isStale: Bool) {
+        let sameAs = outcome.head.flatMap { $0.content == outcome.content ? $0.version : nil }
         let memory = outcome.head?.memory ?? takeNumber()
         let began = versionTime()
         let version = VersionRow(
             number: takeNumber(), memory: memory, operation: outcome.head == nil ? .created : .modified, path: path, size: outcome.size,
             digest: outcome.digest, content: outcome.content, began: began, author: author, base: base, isStale: isStale,
-            previous: outcome.head?.version)
+            previous: outcome.head?.version, secrets: outcome.secrets, sameAs: sameAs)
         outcome.versions.append(version)
         outcome.head = MemoryHead(
             memory: memory, version: version.number, created: outcome.head?.created ?? began, updated: began, size: outcome.size,
@@ -184,6 +188,7 @@ extension StoreState {
     func apply(_ outcome: SealOutcome) {
         let inode = outcome.plan.inode
         inode.content = outcome.content
+        inode.secrets = outcome.secrets
         inode.sealedSize = outcome.size
         inode.digest = outcome.digest
         inode.ownsContent = outcome.ownsContent

@@ -362,8 +362,9 @@ final class Statements {
         insertVersion = try writer.prepare(
             """
             INSERT INTO version (number, memory, operation, directory, name, size, digest, content, began, actor, uid, pid, command,
-                base, stale)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                base, stale, trust, secrets)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                ifnull(?17, (SELECT secrets FROM version WHERE number = ?18)))
             """)
         endVersion = try writer.prepare("UPDATE version SET ended = ?2 WHERE number = ?1")
         versionContent = try writer.prepare("SELECT content, size FROM version WHERE number = ?1")

@@ -16,6 +16,10 @@ struct VersionRow {
     let isStale: Bool
     /// The head until now.
     let previous: Int64?
+    /// What was found in the content; nil: nobody looked.
+    var secrets: SecretKinds? = nil
+    /// Where nobody looked, a version of the same content, which says what was found then.
+    var sameAs: Int64? = nil
 }
 
 extension MemoryVersion.Operation {
@@ -49,6 +53,9 @@ extension StoreState {
         row.bind(version.author.writer.command, at: 13)
         row.bind(version.base, at: 14)
         row.bind(version.isStale ? 1 : 0 as Int64, at: 15)
+        row.bind(version.author.trust?.row, at: 16)
+        row.bind(version.secrets?.row, at: 17)
+        row.bind(version.sameAs, at: 18)
         try row.run()
         if let previous = version.previous {
             statements.endVersion.bind(previous, at: 1)
@@ -119,7 +126,8 @@ extension StoreState {
                 VersionRow(
                     number: takeNumber(), memory: head.memory, operation: .modified,
                     path: prefix + String(decoding: walk.path + step.name, as: UTF8.self), size: head.size, digest: head.digest,
-                    content: head.content, began: versionTime(), author: author, base: nil, isStale: false, previous: head.version))
+                    content: head.content, began: versionTime(), author: author, base: nil, isStale: false, previous: head.version,
+                    sameAs: head.version))
         }
         return versions
     }

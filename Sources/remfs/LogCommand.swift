@@ -63,7 +63,8 @@ struct LogCommand: AsyncParsableCommand {
     private static let header = ["TIME", "VERSION", "WHAT", "BY", "PATH"]
 
     private static func row(_ version: Wire.Version) -> [String] {
-        let what = version.operation + (version.stale ? " stale" : "") + (version.redactedAt == nil ? "" : " redacted")
+        let marks = [(version.stale, " stale"), (version.secrets?.isEmpty == false, " secret"), (version.redactedAt != nil, " redacted")]
+        let what = version.operation + marks.filter(\.0).map(\.1).joined()
         return [version.createdAt, version.id, what, version.by, version.path ?? "-"]
     }
 }

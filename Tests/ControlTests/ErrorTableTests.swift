@@ -38,6 +38,7 @@ import Testing
         Row(code: .notPermitted, errno: EPERM, status: 403, type: "permission_error", exit: 77),
         Row(code: .unauthenticated, errno: EACCES, status: 401, type: "authentication_error", exit: 77),
         Row(code: .tooLarge, errno: EFBIG, status: 400, type: "invalid_request_error", exit: 65),
+        Row(code: .holdsSecret, errno: EPERM, status: 400, type: "invalid_request_error", exit: 65),
         Row(code: .bodyTooLarge, errno: EFBIG, status: 413, type: "request_too_large", exit: 65),
         Row(code: .storeFull, errno: ENOSPC, status: 400, type: "invalid_request_error", exit: 74),
         Row(code: .quota, errno: EDQUOT, status: 400, type: "invalid_request_error", exit: 74),

@@ -337,6 +337,7 @@ import Threads
 
     // MARK: Files of before
 
+    private static let undoSixth = "ALTER TABLE version DROP COLUMN secrets"
     private static let undoFifth =
         "DROP TABLE copy; DROP INDEX version_by_gap; ALTER TABLE version DROP COLUMN gap; ALTER TABLE version DROP COLUMN strayed"
 
@@ -350,7 +351,7 @@ import Threads
             #expect(try test.store.collectGarbage(isDryRun: false).versions == 8)
             try test.store.close()
             let old = try Connection(path: test.store.path, mode: .readWrite)
-            try old.execute("\(Self.undoFifth); PRAGMA user_version = 4")
+            try old.execute("\(Self.undoSixth); \(Self.undoFifth); PRAGMA user_version = 4")
             _ = try old.checkpoint(.truncate)
             try test.reopenClosed()
             func code(_ point: StorePoint, _ scope: StoreScope) -> RemfsError.Code? {
@@ -369,7 +370,7 @@ import Threads
             try test.store.close()
             let old = try Connection(path: test.store.path, mode: .readWrite)
             let undoFourth = "ALTER TABLE version DROP COLUMN pinned; ALTER TABLE version DROP COLUMN pruned"
-            try old.execute("\(Self.undoFifth); \(undoFourth); PRAGMA user_version = 3")
+            try old.execute("\(Self.undoSixth); \(Self.undoFifth); \(undoFourth); PRAGMA user_version = 3")
             _ = try old.checkpoint(.truncate)
             let store = try MemoryStore(
                 id: test.id, name: "test", path: test.store.path, policy: Policy(), isArchived: false, isNew: false,

@@ -128,11 +128,12 @@ final class TestStore {
 
     /// A mount that hears of closes, unless told otherwise.
     func mount(
-        uid: UInt32 = 1000, hearsCloses: Bool = true, refusesStaleWrites: Bool = false, session: String? = nil
+        uid: UInt32 = 1000, hearsCloses: Bool = true, refusesStaleWrites: Bool = false, session: String? = nil,
+        trust: Session.Trust? = nil
     ) throws -> TestMount {
         let mount = TestMount(
             of: self, number: (mounts.last?.origin.number ?? 0) + 1, uid: uid, hearsCloses: hearsCloses,
-            refusesStaleWrites: refusesStaleWrites, session: session)
+            refusesStaleWrites: refusesStaleWrites, session: session, trust: trust)
         mounts.append(mount)
         try store.attach(mount.origin)
         return mount
@@ -251,7 +252,8 @@ final class TestStore {
         try state { state in
             let row = try state.writer.prepare(
                 """
-                SELECT memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale FROM version
+                SELECT memory, operation, directory || name, size, digest, began, actor, uid, pid, command, base, stale, trust, secrets
+                FROM version
                 WHERE number = ?1
                 """)
             row.bind(number, at: 1)
@@ -264,9 +266,10 @@ final class TestStore {
                 author: Author(
                     MemoryActor(id: row.text(6) ?? "") ?? .local,
                     writer: Writer(
-                        uid: row.integerOrNil(7).map { UInt32($0) }, pid: row.integerOrNil(8).map { Int32($0) }, command: row.text(9))),
+                        uid: row.integerOrNil(7).map { UInt32($0) }, pid: row.integerOrNil(8).map { Int32($0) }, command: row.text(9)),
+                    trust: row.integerOrNil(12).map { Session.Trust(row: $0) }),
                 base: row.integerOrNil(10).map { VersionID(store: id, number: $0) }, isStale: row.integer(11) == 1, redacted: nil,
-                redactedBy: nil)
+                redactedBy: nil, secrets: row.text(13)?.split(separator: " ").map(String.init))
         }
     }
 
@@ -349,7 +352,8 @@ final class TestMount {
         number: 1_000_000, isReadOnly: false, refusesStaleWrites: false, actor: { .user(uid: $0) }, process: { ($0, nil) }, takeClosed: nil,
         post: { _ in }, holds: { _ in false }, drain: { _ in true }, isBehind: { false })
 
-    init(of test: TestStore, number: Int, uid: UInt32, hearsCloses: Bool, refusesStaleWrites: Bool, session: String?) {
+    init(of test: TestStore, number: Int, uid: UInt32, hearsCloses: Bool, refusesStaleWrites: Bool, session: String?, trust: Session.Trust?)
+    {
         self.test = test
         let shared = Mutex(Shared())
         self.shared = shared
@@ -360,7 +364,7 @@ final class TestMount {
             }
         }
         origin = Origin(
-            number: number, isReadOnly: false, refusesStaleWrites: refusesStaleWrites,
+            number: number, isReadOnly: false, refusesStaleWrites: refusesStaleWrites, trust: trust,
             actor: { uid in session.map { MemoryActor.session($0) } ?? MemoryActor.user(uid: uid) }, process: { ($0, "process-\($0)") },
             takeClosed: hearsCloses ? takeClosed : nil, post: { posted in shared.withLock { $0.posted += posted } },
             holds: { number in shared.withLock { $0.held.contains(number) } }, drain: { _ in true }, isBehind: { false })
