@@ -57,6 +57,7 @@ package struct ControlServer: Service {
     private let onReady: @Sendable () async -> Void
     private let listen: @Sendable () throws -> Int32
     private let removesSocket: @Sendable () -> Bool
+    private let handsOver: @Sendable () -> Bool
     private let logger: Logger
     /// What there is, for tests.
     let routes: [Routes.Route]
@@ -64,11 +65,13 @@ package struct ControlServer: Service {
     /// - Parameters:
     ///   - listen: answers a descriptor of the socket, bound and listening, which becomes the server's; nil: the server makes the socket.
     ///   - removesSocket: asked when the server stops: whether the socket's place is to be left empty.
+    ///   - handsOver: asked when the server stops: whether a successor is to bind the volumes' socket anew.
     ///   - onReady: called once the socket takes requests.
     /// - Throws: where the keys cannot be read.
     package init(
         _ configuration: Configuration, stores: StorePool, mounts: MountTable, sessions: SessionMounts, metrics: PrometheusMetrics,
         logger: Logger, listen: (@Sendable () throws -> Int32)? = nil, removesSocket: @escaping @Sendable () -> Bool = { true },
+        handsOver: @escaping @Sendable () -> Bool = { false },
         onReady: @escaping @Sendable () async -> Void = {}
     ) throws(RemfsError) {
         self.configuration = configuration
@@ -80,6 +83,7 @@ package struct ControlServer: Service {
                 return try socket.listen()
             }
         self.removesSocket = removesSocket
+        self.handsOver = handsOver
         self.logger = logger
         let keys = try KeyRing(stores.catalog)
         var routes = Routes([
@@ -122,10 +126,8 @@ package struct ControlServer: Service {
             throw error
         }
         defer {
-            if removesSocket() {
-                configuration.socket.remove(logger)
-                configuration.volumes?.remove(logger)
-            }
+            if removesSocket() { configuration.socket.remove(logger) }
+            if !handsOver() { configuration.volumes?.remove(logger) }
         }
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { [sides] in

@@ -118,6 +118,9 @@ extension Catalog {
             let volume = try Self.volume(name, connection)
             guard volume.session.archived == nil else { throw RemfsError(.readOnly, "\(volume.session.label) is archived") }
             try Self.sql { () throws(SQLiteError) in
+                let past = try connection.prepare("DELETE FROM volume_use WHERE boot <> ?1")
+                past.bind(Self.boot, at: 1)
+                try past.run()
                 let row = try connection.prepare(
                     """
                     INSERT INTO volume_use (volume, container, boot) SELECT sequence, ?2, ?3 FROM volume WHERE name = ?1

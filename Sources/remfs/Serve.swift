@@ -133,7 +133,7 @@ struct Serve: AsyncParsableCommand {
                 guard copy >= 0 else { throw RemfsError.ofSystem("socket \(socket.path) cannot be served") }
                 return copy
             },
-            removesSocket: { inherited?.isGiven != true && !handsOver.isAsked }
+            removesSocket: { inherited?.isGiven != true && !handsOver.isAsked }, handsOver: { handsOver.isAsked }
         ) {
             logger.notice(
                 "ready", metadata: ["socket": "\(socket.path)", "state": "\(settings.stateDirectory)", "version": "\(Remfs.version)"])

@@ -97,7 +97,7 @@ private struct Podman {
         ["/usr/local/bin", "/usr/bin", "/bin"].contains { access("\($0)/\(program)", X_OK) == 0 }
     }
 
-    /// A container without any volume: where that is refused, a volume has nothing to do with it.
+    /// A container without any volume: where that is refused, a volume has nothing to do with it, and why goes to standard error.
     static let runsContainers: Bool = {
         guard isThere, ServeTests.hasFuse, geteuid() == 0 else { return false }
         var runs = false
@@ -105,10 +105,10 @@ private struct Podman {
             try with { _, podman in
                 let result = try podman.container([], "echo here")
                 runs = result.status == 0 && result.output == "here\n"
-                if !runs { print("podman: \(result.errors)") }
+                if !runs { FileHandle.standardError.write(Data("podman: \(result.errors)\n".utf8)) }
             }
         } catch {
-            print("podman: \(error)")
+            FileHandle.standardError.write(Data("podman: \(error)\n".utf8))
         }
         return runs
     }()

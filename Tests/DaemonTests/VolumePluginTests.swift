@@ -70,9 +70,17 @@ extension ServeTests {
             return volumes.compactMap { $0["Name"] as? String }
         }
 
-        private static func kill(_ daemon: DaemonProcess) throws {
-            try check(Glibc.kill(try daemon.servingProcess(), SIGKILL))
+        /// Ends the serving process, and waits until another serves: also here, where it has to bind its socket anew.
+        private static func end(_ daemon: DaemonProcess, _ signal: Int32) throws {
+            let before = try daemon.servingProcess()
+            try check(kill(before, signal))
             #expect(daemon.notification() == "READY=1")
+            #expect(try daemon.servingProcess() != before)
+            let deadline = ContinuousClock.now + .seconds(20)
+            while ContinuousClock.now < deadline {
+                do { return _ = close(try UnixSocket.connect(socket(daemon))) } catch is UnixSocket.Failure { usleep(1_000) }
+            }
+            Issue.record("no successor takes the place of the socket")
         }
 
         // MARK: What it answers
@@ -298,9 +306,9 @@ extension ServeTests {
                 try Self.create(daemon, "idle", ["store": "notes"])
                 let place = try Self.mount(daemon, "v", "c1")
                 let file = try check(open("\(place)/log", O_WRONLY | O_CREAT | O_APPEND, 0o644))
-                for _ in 0..<2 {
+                for signal in [SIGKILL, SIGHUP] {
                     try Files.write(Array("line\n".utf8), to: file)
-                    try Self.kill(daemon)
+                    try Self.end(daemon, signal)
                     #expect(try Self.get(daemon, "v")["Mountpoint"] as? String == place)
                     #expect(try Self.names(daemon) == ["idle", "v"])
                     #expect(try Self.mount(daemon, "v", "c2") == place)
@@ -316,7 +324,7 @@ extension ServeTests {
                 #expect(try String(contentsOfFile: "\(place)/log", encoding: .utf8) == "line\nline\n")
                 try Self.ask(daemon, "VolumeDriver.Unmount", ["Name": "v", "ID": "c1"])
                 try Self.ask(daemon, "VolumeDriver.Remove", ["Name": "v"])
-                try Self.kill(daemon)
+                try Self.end(daemon, SIGKILL)
                 #expect(try Self.names(daemon) == ["idle"])
                 _ = try Self.refusal(daemon, "VolumeDriver.Get", ["Name": "v"])
             }
