@@ -145,19 +145,23 @@ final class ConnectionWatch: ChannelDuplexHandler {
     }
 }
 
-/// Tells a client that there is no room for it, and why, in the contract's envelope.
+/// Tells a client that there is no room for it, and why.
 final class Refusal: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
     private let isAnswered: Bool
+    private let form: FailureForm
     private var hasAnswered = false
 
-    private init(isAnswered: Bool) { self.isAnswered = isAnswered }
+    private init(isAnswered: Bool, _ form: FailureForm) {
+        self.isAnswered = isAnswered
+        self.form = form
+    }
 
-    static func install(_ channel: any Channel, _ connections: Connections) -> EventLoopFuture<Void> {
+    static func install(_ channel: any Channel, _ connections: Connections, _ form: FailureForm) -> EventLoopFuture<Void> {
         let isAnswered = connections.addRefused(channel)
-        return channel.eventLoop.submit { try channel.pipeline.syncOperations.addHandler(Refusal(isAnswered: isAnswered)) }
+        return channel.eventLoop.submit { try channel.pipeline.syncOperations.addHandler(Refusal(isAnswered: isAnswered, form)) }
     }
 
     /// How long it is waited for a request, since many clients read nothing before they have sent theirs.
@@ -182,7 +186,7 @@ final class Refusal: ChannelInboundHandler {
         guard !hasAnswered else { return }
         hasAnswered = true
         let error = RemfsError(.unavailable, "the daemon serves as many connections as it can: close some that are idle")
-        guard let (headers, body) = HTTPManners.envelope(error) else { return }
+        guard let (headers, body) = HTTPManners.envelope(error, form) else { return }
         let lines = headers.map { "\($0.name): \($0.value)\r\n" }.joined()
         var bytes = context.channel.allocator.buffer(string: "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\(lines)\r\n")
         bytes.writeImmutableBuffer(body)

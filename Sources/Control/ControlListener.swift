@@ -19,6 +19,7 @@ struct ControlListener: Sendable {
     let bodyLimits: BodyLimits
     /// nil: a Unix socket.
     let names: HostNames?
+    var form = FailureForm.contract
     let logger: Logger
 
     /// Serves until a graceful shutdown.
@@ -27,7 +28,7 @@ struct ControlListener: Sendable {
     ///   - descriptor: becomes the listener's.
     ///   - onRunning: called once requests are taken.
     func run(_ descriptor: Int32, onRunning: @Sendable () async -> Void = {}) async throws {
-        let (responder, logger, names) = (responder, logger, names)
+        let (responder, logger, names, form) = (responder, logger, names, form)
         let connections = Connections(most: limits.most)
         let http = HTTP1Channel(
             responder: { asked, writer, channel in
@@ -36,16 +37,16 @@ struct ControlListener: Sendable {
                 let context = ControlContext(source: .init(channel: channel, logger: logger), door: door)
                 var response = try await responder.respond(to: request, context: context)
                 response.headers[.date] = HTTPDate.now()
-                try await Self.send(response, writer, context)
+                try await Self.send(response, writer, form, context)
             },
             configuration: .init(
-                additionalChannelHandlers: [HTTPMannersInstaller(limits: limits, bodyLimits: bodyLimits)],
+                additionalChannelHandlers: [HTTPMannersInstaller(limits: limits, bodyLimits: bodyLimits, form: form)],
                 idleTimeout: TimeAmount(limits.idleTimeout)))
         let server = try await ServerBootstrap(group: ConnectionLoops.group)
             .childChannelOption(ChannelOptions.allowRemoteHalfClosure, value: true)
             .bind(descriptor) { channel in
                 guard connections.hasRoom else {
-                    return Refusal.install(channel, connections).flatMap { http.setup(channel: channel, logger: logger) }
+                    return Refusal.install(channel, connections, form).flatMap { http.setup(channel: channel, logger: logger) }
                 }
                 guard names == nil else {
                     connections.add(channel, nil)
@@ -78,13 +79,15 @@ struct ControlListener: Sendable {
     }
 
     /// A long answer goes out in pieces, each when its client has taken those before.
-    private static func send(_ response: Response, _ writer: consuming ResponseWriter, _ context: ControlContext) async throws {
+    private static func send(
+        _ response: Response, _ writer: consuming ResponseWriter, _ form: FailureForm, _ context: ControlContext
+    ) async throws {
         do {
             guard let length = response.body.contentLength, length > ConnectionLimits.piece else {
                 return try await writer.write(response: response.head, body: response.body)
             }
             guard let turn = LongAnswers.turn(for: length) else {
-                let refusal = try ErrorMiddleware.refusal(RemfsError(.unavailable, "too many long answers are being sent"), context)
+                let refusal = try ErrorMiddleware.refusal(RemfsError(.unavailable, "too many long answers are being sent"), form, context)
                 return try await writer.write(response: refusal.head, body: refusal.body)
             }
             defer { withExtendedLifetime(turn) {} }

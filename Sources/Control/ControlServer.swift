@@ -6,7 +6,7 @@ package import Logging
 import ServiceLifecycle
 package import Storage
 
-/// The control socket: HTTP/JSON on a Unix socket (`api.md`).
+/// The control socket: HTTP/JSON on a Unix socket (`api.md`), and the doors beside it: TCP, and the socket of the volume plugin.
 ///
 /// A request costs a connection and a task until its body has arrived, never a thread; what blocks runs on the threads of `StorePool`.
 package struct ControlServer: Service {
@@ -17,9 +17,11 @@ package struct ControlServer: Service {
         package let limits: ConnectionLimits
         /// Where requests come in over TCP as well, and the names that they may be for; nil: nowhere.
         package let network: (address: ListenAddress, names: HostNames)?
+        /// Where container engines ask for volumes; nil: nowhere.
+        package let volumes: ControlSocket?
         /// What members of the socket's group may do.
         package let groupScopes: Scopes
-        /// The port may still be a predecessor's for a while: it is waited for.
+        /// The port and the volumes' socket may still be a predecessor's for a while: they are waited for.
         package let goesOn: Bool
         /// What holds for each reader of an event stream.
         package let streams: EventReader.Limits
@@ -28,7 +30,7 @@ package struct ControlServer: Service {
 
         package init(
             socket: ControlSocket, stateDirectory: String, version: String, limits: ConnectionLimits = ConnectionLimits(),
-            network: (address: ListenAddress, names: HostNames)? = nil, groupScopes: Scopes = .everything,
+            network: (address: ListenAddress, names: HostNames)? = nil, volumes: ControlSocket? = nil, groupScopes: Scopes = .everything,
             goesOn: Bool = false, streams: EventReader.Limits = .init(),
             models: [String] = []
         ) {
@@ -37,6 +39,7 @@ package struct ControlServer: Service {
             self.version = version
             self.limits = limits
             self.network = network
+            self.volumes = volumes
             self.groupScopes = groupScopes
             self.goesOn = goesOn
             self.streams = streams
@@ -50,9 +53,11 @@ package struct ControlServer: Service {
     private let configuration: Configuration
     private let responder: RouterResponder<ControlContext>
     private let bodyLimits: BodyLimits
+    private let volumes: (responder: RouterResponder<ControlContext>, bodyLimits: BodyLimits)
     private let onReady: @Sendable () async -> Void
     private let listen: @Sendable () throws -> Int32
     private let removesSocket: @Sendable () -> Bool
+    private let handsOver: @Sendable () -> Bool
     private let logger: Logger
     /// What there is, for tests.
     let routes: [Routes.Route]
@@ -60,11 +65,13 @@ package struct ControlServer: Service {
     /// - Parameters:
     ///   - listen: answers a descriptor of the socket, bound and listening, which becomes the server's; nil: the server makes the socket.
     ///   - removesSocket: asked when the server stops: whether the socket's place is to be left empty.
+    ///   - handsOver: asked when the server stops: whether a successor is to bind the volumes' socket anew.
     ///   - onReady: called once the socket takes requests.
     /// - Throws: where the keys cannot be read.
     package init(
         _ configuration: Configuration, stores: StorePool, mounts: MountTable, sessions: SessionMounts, metrics: PrometheusMetrics,
         logger: Logger, listen: (@Sendable () throws -> Int32)? = nil, removesSocket: @escaping @Sendable () -> Bool = { true },
+        handsOver: @escaping @Sendable () -> Bool = { false },
         onReady: @escaping @Sendable () async -> Void = {}
     ) throws(RemfsError) {
         self.configuration = configuration
@@ -76,6 +83,7 @@ package struct ControlServer: Service {
                 return try socket.listen()
             }
         self.removesSocket = removesSocket
+        self.handsOver = handsOver
         self.logger = logger
         let keys = try KeyRing(stores.catalog)
         var routes = Routes([
@@ -102,25 +110,34 @@ package struct ControlServer: Service {
         self.routes = routes.all
         responder = routes.responder()
         bodyLimits = routes.bodyLimits
+        var volumes = Routes([VolumeMiddleware()])
+        VolumeRoutes(stores: stores, mounts: sessions).add(to: &volumes)
+        self.volumes = (volumes.responder(), volumes.bodyLimits)
     }
 
     package func run() async throws {
-        let port = try firstPort()
+        var sides: [(door: SideDoor, descriptor: Int32?)] = []
         let socket: Int32
-        do { socket = try listen() } catch {
-            if let port { close(port) }
+        do {
+            for door in sideDoors { sides.append((door, try first(door))) }
+            socket = try listen()
+        } catch {
+            for side in sides { if let descriptor = side.descriptor { close(descriptor) } }
             throw error
         }
-        defer { if removesSocket() { configuration.socket.remove(logger) } }
+        defer {
+            if removesSocket() { configuration.socket.remove(logger) }
+            if !handsOver() { configuration.volumes?.remove(logger) }
+        }
         try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask {
+            group.addTask { [sides] in
                 try await withThrowingTaskGroup(of: Void.self) { doors in
                     doors.addTask { try await listener().run(socket, onRunning: onReady) }
-                    if let network = configuration.network {
+                    for (door, descriptor) in sides {
                         doors.addTask {
-                            var port = port
-                            if port == nil { port = try await nextPort(network.address) }
-                            if let port { try await listener(network.names).run(port) }
+                            var descriptor = descriptor
+                            if descriptor == nil { descriptor = try await next(door) }
+                            if let descriptor { try await door.listener.run(descriptor) }
                         }
                     }
                     try await doors.waitForAll()
@@ -136,25 +153,55 @@ package struct ControlServer: Service {
         }
     }
 
+    /// A way in besides the control socket, which no predecessor hands over: it is bound anew.
+    private struct SideDoor: Sendable {
+        /// As the log has it.
+        let name: String
+        let place: String
+        let listener: ControlListener
+        /// Answers a descriptor that is bound and listening.
+        let open: @Sendable () throws(RemfsError) -> Int32
+    }
+
+    private var sideDoors: [SideDoor] {
+        var doors: [SideDoor] = []
+        if let (address, names) = configuration.network {
+            doors.append(
+                SideDoor(name: "requests over TCP", place: "\(address)", listener: listener(names)) { () throws(RemfsError) in
+                    try address.listen()
+                })
+        }
+        if let socket = configuration.volumes {
+            let listener = ControlListener(
+                responder: volumes.responder, limits: configuration.limits, bodyLimits: volumes.bodyLimits, names: nil, form: .plugin,
+                logger: Self.quiet(logger))
+            doors.append(
+                SideDoor(name: "requests of container engines", place: socket.path, listener: listener) { () throws(RemfsError) in
+                    try socket.prepare()
+                    return try socket.listen()
+                })
+        }
+        return doors
+    }
+
     private func listener(_ names: HostNames? = nil) -> ControlListener {
         ControlListener(
             responder: responder, limits: configuration.limits, bodyLimits: bodyLimits, names: names, logger: Self.quiet(logger))
     }
 
-    /// The port, if there is to be one and nobody has it. Who starts a daemon hears of one that is in use; who goes on with one waits.
-    private func firstPort() throws(RemfsError) -> Int32? {
-        guard let address = configuration.network?.address else { return nil }
+    /// A door's socket, if nobody has it. Who starts a daemon hears of one that is in use; who goes on with one waits.
+    private func first(_ door: SideDoor) throws(RemfsError) -> Int32? {
         do throws(RemfsError) {
-            return try address.listen()
+            return try door.open()
         } catch {
             guard configuration.goesOn else { throw error }
-            logger.error("no requests over TCP yet", metadata: ["error": "\(error)"])
+            logger.error("no \(door.name) yet", metadata: ["error": "\(error)"])
             return nil
         }
     }
 
-    /// The port, once it is free; nil: all is being stopped.
-    private func nextPort(_ address: ListenAddress) async throws -> Int32? {
+    /// A door's socket, once it is free; nil: all is being stopped.
+    private func next(_ door: SideDoor) async throws -> Int32? {
         while true {
             do {
                 try await cancelWhenGracefulShutdown { try await Task.sleep(for: .milliseconds(100)) }
@@ -163,9 +210,9 @@ package struct ControlServer: Service {
             }
             guard !Task.isShuttingDownGracefully else { return nil }
             // `try?`: why it is not to be had yet was said at first.
-            guard let port = try? address.listen() else { continue }
-            logger.notice("requests over TCP", metadata: ["listen": "\(address)"])
-            return port
+            guard let descriptor = try? door.open() else { continue }
+            logger.notice("\(door.name)", metadata: ["listen": "\(door.place)"])
+            return descriptor
         }
     }
 

@@ -2,17 +2,19 @@ package import Glibc
 package import Logging
 package import Storage
 
-/// The place of the Unix socket: its directory, what may be left of an earlier daemon, its owner and mode.
+/// The place of a Unix socket: its directory, what may be left of an earlier daemon, its owner and mode.
 package struct ControlSocket: Sendable {
     package let path: String
     /// nil leaves them as they are made: the daemon's own.
     package let owner: UInt32?
     package let group: UInt32?
+    package let mode: mode_t
 
-    package init(path: String, owner: UInt32? = nil, group: UInt32? = nil) {
+    package init(path: String, owner: UInt32? = nil, group: UInt32? = nil, mode: mode_t = 0o660) {
         self.path = path
         self.owner = owner
         self.group = group
+        self.mode = mode
     }
 
     private var directory: String {
@@ -54,7 +56,7 @@ package struct ControlSocket: Sendable {
             }
             // Nobody can connect before it listens, so nobody comes too early.
             try own(path)
-            guard unsafe chmod(path, 0o660) == 0 else { throw RemfsError.ofSystem("socket \(path) cannot be opened to its group") }
+            guard unsafe chmod(path, mode) == 0 else { throw RemfsError.ofSystem("socket \(path) cannot be opened to its users") }
             guard Glibc.listen(descriptor, Self.backlog) == 0 else { throw RemfsError.ofSystem("socket \(path) cannot be listened on") }
         } catch {
             close(descriptor)

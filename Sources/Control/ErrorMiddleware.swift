@@ -13,6 +13,14 @@ extension HTTPField.Name {
     static let remfsError = Self("remfs-error")!
 }
 
+/// How a failure is told that comes before any route, or after it.
+enum FailureForm: Sendable {
+    /// In the contract's envelope.
+    case contract
+    /// As container engines read it.
+    case plugin
+}
+
 /// The outermost middleware: gives every response its `request-id`, turns errors into the contract's envelope, counts and logs.
 struct ErrorMiddleware: RouterMiddleware {
     typealias Context = ControlContext
@@ -40,8 +48,8 @@ struct ErrorMiddleware: RouterMiddleware {
     }
 
     /// The answer to a request that failed outside of the routes.
-    static func refusal(_ error: RemfsError, _ context: ControlContext) throws -> Response {
-        var response = try Failure(error).response(context)
+    static func refusal(_ error: RemfsError, _ form: FailureForm, _ context: ControlContext) throws -> Response {
+        var response = form == .plugin ? try VolumeMiddleware.refusal(error) : try Failure(error).response(context)
         response.headers[.requestID] = context.requestID.description
         return response
     }

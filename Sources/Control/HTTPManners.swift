@@ -9,10 +9,12 @@ final class HTTPMannersInstaller: ChannelInboundHandler, RemovableChannelHandler
 
     private let limits: ConnectionLimits
     private let bodyLimits: BodyLimits
+    private let form: FailureForm
 
-    init(limits: ConnectionLimits, bodyLimits: BodyLimits) {
+    init(limits: ConnectionLimits, bodyLimits: BodyLimits, form: FailureForm) {
         self.limits = limits
         self.bodyLimits = bodyLimits
+        self.form = form
     }
 
     func handlerAdded(context: ChannelHandlerContext) {
@@ -20,7 +22,7 @@ final class HTTPMannersInstaller: ChannelInboundHandler, RemovableChannelHandler
         do {
             let parser = try pipeline.handler(type: ByteToMessageHandler<HTTPRequestDecoder>.self)
             let watch = ConnectionWatch(span: TimeAmount(limits.idleTimeout))
-            try pipeline.addHandler(HTTPManners(watch, bodyLimits), position: .after(parser))
+            try pipeline.addHandler(HTTPManners(watch, bodyLimits, form), position: .after(parser))
             try pipeline.addHandler(watch, position: .before(parser))
         } catch {
             // Nobody is served without them.
@@ -42,14 +44,16 @@ final class HTTPManners: ChannelDuplexHandler {
     private var fault: HTTPParserError?
     private let watch: ConnectionWatch
     private let bodyLimits: BodyLimits
+    private let form: FailureForm
     /// Of the request that is coming in, in bytes, since it was answered, or since it could not be parsed.
     private var unwanted = 0
     /// The newest request is to be the last of its connection: once it is answered, nobody behind us takes what is left of its body.
     private var isLast = false
 
-    init(_ watch: ConnectionWatch, _ bodyLimits: BodyLimits) {
+    init(_ watch: ConnectionWatch, _ bodyLimits: BodyLimits, _ form: FailureForm) {
         self.watch = watch
         self.bodyLimits = bodyLimits
+        self.form = form
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -111,7 +115,7 @@ final class HTTPManners: ChannelDuplexHandler {
         switch unwrapOutboundIn(data) {
         // The server's own answer to what it cannot parse; one of ours would have its ID.
         case .head(let head) where !head.headers.contains(name: "request-id"):
-            guard let fault, let envelope = Self.envelope(fault) else { return context.write(data, promise: promise) }
+            guard let fault, let envelope = Self.envelope(fault, form) else { return context.write(data, promise: promise) }
             var head = head
             head.headers = envelope.headers
             context.write(wrapOutboundOut(.head(head)), promise: nil)
@@ -125,18 +129,28 @@ final class HTTPManners: ChannelDuplexHandler {
         }
     }
 
-    private static func envelope(_ fault: HTTPParserError) -> (headers: HTTPHeaders, body: ByteBuffer)? {
-        envelope(RemfsError(.invalidArgument, "request is not HTTP/1.1: \(fault)"))
+    private static func envelope(_ fault: HTTPParserError, _ form: FailureForm) -> (headers: HTTPHeaders, body: ByteBuffer)? {
+        envelope(RemfsError(.invalidArgument, "request is not HTTP/1.1: \(fault)"), form)
     }
 
     /// An answer that ends its connection. nil: there is none, and then the server's own has to do.
-    static func envelope(_ error: RemfsError) -> (headers: HTTPHeaders, body: ByteBuffer)? {
+    static func envelope(_ error: RemfsError, _ form: FailureForm) -> (headers: HTTPHeaders, body: ByteBuffer)? {
         let id = RequestID.random().description
-        let failure = Wire.Failure(error: .init(type: error.code.seenAs.type, message: error.message), requestID: id)
-        // `try?`: as said.
-        guard let body = try? JSONWriter().encode(failure) else { return nil }
+        let body: [UInt8]
+        switch form {
+        case .contract:
+            let failure = Wire.Failure(error: .init(type: error.code.seenAs.type, message: error.message), requestID: id)
+            // `try?`: as said.
+            guard let text = try? JSONWriter().encode(failure) else { return nil }
+            body = text
+        case .plugin:
+            // `try?`: the same.
+            guard let text = try? JSONWriter().encode(PluginAnswer.Failure(error.message)) else { return nil }
+            body = text
+        }
         let headers: HTTPHeaders = [
-            "connection": "close", "content-length": "\(body.count)", "content-type": "application/json",
+            "connection": "close", "content-length": "\(body.count)",
+            "content-type": form == .plugin ? PluginAnswer.contentType : "application/json",
             "remfs-error": error.code.rawValue, "request-id": id,
         ]
         return (headers, ByteBuffer(bytes: body))

@@ -13,7 +13,7 @@ struct MemoryPrompt {
             do throws(RemfsError) {
                 let store = try catalog.store(id)
                 access[id] = store.archived == nil ? store.policy.access : .readOnly
-            } catch where error.code == .notFound {
+            } catch  where error.code == .notFound {
                 continue
             }
         }

@@ -42,6 +42,22 @@ package final class SessionMounts: Sendable {
         return session.attachments.compactMap { attachment in found.first { $0.store.description == attachment.store } }
     }
 
+    /// Where each session's stores are seen: one store in its own place, several in their session's directory. Sessions of which a store
+    /// is not mounted are left out.
+    package func places(of sessions: [Session]) throws(RemfsError) -> [SessionID: String] {
+        let live = Dictionary(grouping: mounts.mounts(), by: \.session)
+        var places: [SessionID: String] = [:]
+        for session in sessions {
+            let found = live[session.id] ?? []
+            let directories = session.attachments.compactMap { attachment in
+                found.first { $0.store.description == attachment.store }?.directory
+            }
+            guard !directories.isEmpty, directories.count == session.attachments.count else { continue }
+            places[session.id] = directories.count == 1 ? directories[0] : try directory(of: session.id)
+        }
+        return places
+    }
+
     // MARK: Making and ending
 
     /// Mounts what is not mounted of a session's stores. Answers the mounts, or throws why one could not be made; others remain.
@@ -147,7 +163,9 @@ package final class SessionMounts: Sendable {
                 try self.adjustAccess(session)
             }
             guard self.mounts.mounts(of: session.id).count < session.attachments.count else { return }
-            let isMounted = self.trying("a session's store is not mounted", session.id) { () throws(RemfsError) in try self.mount(session.id) }
+            let isMounted = self.trying("a session's store is not mounted", session.id) { () throws(RemfsError) in
+                try self.mount(session.id)
+            }
             counts.withLock { if isMounted { $0.mounted += 1 } else { $0.failed += 1 } }
         }
         let (mounted, failed) = counts.withLock { $0 }
@@ -185,8 +203,8 @@ package final class SessionMounts: Sendable {
         }
     }
 
-    /// Unmounts the stores of sessions of which nothing was heard for `idle`, and which nobody stands in. They are mounted again when
-    /// somebody asks for them.
+    /// Unmounts the stores of sessions of which nothing was heard for `idle`, and which nobody stands in, nor has in a container. They are
+    /// mounted again when somebody asks for them.
     package func unmountIdle(for idle: Duration) {
         let now = stores.catalog.now()
         for id in Set(mounts.mounts().compactMap(\.session)) {
@@ -200,6 +218,7 @@ package final class SessionMounts: Sendable {
             guard now.microseconds - used.microseconds > Int64(idle / .microseconds(1)) else { continue }
             trying("cannot unmount an idle session's stores", id) { () throws(RemfsError) in
                 try alone(with: id) { () throws(RemfsError) in
+                    guard try !stores.catalog.isInContainers(id) else { return }
                     guard let last = try stores.catalog.session(id).lastEvent, last > used else { return try unmountUnlessInUse(id) }
                 }
             }

@@ -40,7 +40,8 @@ package final class MountTable: Sendable {
 
         init(
             id: MountID, store: StoreID, directory: String, options: MountOptions, created: Timestamp, memories: MemoryStore,
-            owner: Mount.Owner?, origin: Origin, filesystem: MemoryFilesystem, mountpoint: FuseMountpoint, memory: FuseHoldMemory?, attempts: Int
+            owner: Mount.Owner?, origin: Origin, filesystem: MemoryFilesystem, mountpoint: FuseMountpoint, memory: FuseHoldMemory?,
+            attempts: Int
         ) {
             self.attempts = attempts
             self.id = id
@@ -62,7 +63,8 @@ package final class MountTable: Sendable {
             var options = options
             options.access = access
             return Mount(
-                id: id, store: store, session: owner?.session, directory: directory, access: access, options: options, state: state, created: created)
+                id: id, store: store, session: owner?.session, directory: directory, access: access, options: options, state: state,
+                created: created)
         }
     }
 

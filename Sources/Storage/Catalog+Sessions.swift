@@ -49,6 +49,18 @@ extension Catalog {
 
     /// Makes a session with its attachments, its primary thread and its first events: all or nothing.
     package func createSession(_ request: SessionRequest) throws(RemfsError) -> Session {
+        let checked = try checked(request)
+        return try transaction { (connection) throws(RemfsError) in try createSession(checked, connection) }
+    }
+
+    /// A request that may be met, with the stores that it names.
+    struct CheckedRequest {
+        fileprivate let request: SessionRequest
+        fileprivate let attachments: [(SessionRequest.Resource, Store)]
+    }
+
+    /// Not within a transaction: it reads stores.
+    func checked(_ request: SessionRequest) throws(RemfsError) -> CheckedRequest {
         try request.check()
         var attachments: [(SessionRequest.Resource, Store)] = []
         for (place, resource) in request.resources.enumerated() {
@@ -59,6 +71,12 @@ extension Catalog {
             guard store.archived == nil else { throw RemfsError(.readOnly, "resources[\(place)]: \(store.label) is archived") }
             attachments.append((resource, store))
         }
+        return CheckedRequest(request: request, attachments: attachments)
+    }
+
+    /// Within a transaction.
+    func createSession(_ checked: CheckedRequest, _ connection: Connection) throws(RemfsError) -> Session {
+        let request = checked.request
         let (id, thread) = (SessionID.random(), ThreadID.random())
         let agent = request.agent
         let body = try Self.json(
@@ -67,45 +85,43 @@ extension Catalog {
                 owner: request.owner))
         let metadata = Self.text(of: request.metadata)
         let threadBody = try Self.json(ThreadBody(agent: agent))
-        return try transaction { (connection) throws(RemfsError) in
-            let time = now().microseconds
-            let session = try Self.sql { () throws(SQLiteError) in
-                let row = try connection.prepare(
-                    """
-                    INSERT INTO session (id, status, agent, agent_version, title, metadata, body, created, updated)
-                    VALUES (?1, 'idle', ?2, ?3, ?4, ?5, ?6, ?7, ?7) RETURNING sequence
-                    """)
-                defer { row.reset() }
-                row.bind(id.description, at: 1)
-                row.bind(agent.id, at: 2)
-                row.bind(agent.version, at: 3)
-                row.bind(request.title, at: 4)
-                row.bind(metadata, at: 5)
-                row.bind(body, at: 6)
-                row.bind(time, at: 7)
-                var sequence: Int64 = 0
-                while try row.step() { sequence = row.integer(0) }
-                return sequence
-            }
-            try Self.insert(attachments, of: session, connection)
-            let primary = try Self.sql { () throws(SQLiteError) in
-                let row = try connection.prepare(
-                    """
-                    INSERT INTO thread (id, session, status, body, created, updated) VALUES (?1, ?2, 'idle', ?3, ?4, ?4)
-                    RETURNING sequence
-                    """)
-                defer { row.reset() }
-                row.bind(thread.description, at: 1)
-                row.bind(session, at: 2)
-                row.bind(threadBody, at: 3)
-                row.bind(time, at: 4)
-                var sequence: Int64 = 0
-                while try row.step() { sequence = row.integer(0) }
-                return sequence
-            }
-            _ = try append(request.events, to: .init(session: session, thread: primary, isShown: true), connection)
-            return try Self.session(id, connection)
+        let time = now().microseconds
+        let session = try Self.sql { () throws(SQLiteError) in
+            let row = try connection.prepare(
+                """
+                INSERT INTO session (id, status, agent, agent_version, title, metadata, body, created, updated)
+                VALUES (?1, 'idle', ?2, ?3, ?4, ?5, ?6, ?7, ?7) RETURNING sequence
+                """)
+            defer { row.reset() }
+            row.bind(id.description, at: 1)
+            row.bind(agent.id, at: 2)
+            row.bind(agent.version, at: 3)
+            row.bind(request.title, at: 4)
+            row.bind(metadata, at: 5)
+            row.bind(body, at: 6)
+            row.bind(time, at: 7)
+            var sequence: Int64 = 0
+            while try row.step() { sequence = row.integer(0) }
+            return sequence
         }
+        try Self.insert(checked.attachments, of: session, connection)
+        let primary = try Self.sql { () throws(SQLiteError) in
+            let row = try connection.prepare(
+                """
+                INSERT INTO thread (id, session, status, body, created, updated) VALUES (?1, ?2, 'idle', ?3, ?4, ?4)
+                RETURNING sequence
+                """)
+            defer { row.reset() }
+            row.bind(thread.description, at: 1)
+            row.bind(session, at: 2)
+            row.bind(threadBody, at: 3)
+            row.bind(time, at: 4)
+            var sequence: Int64 = 0
+            while try row.step() { sequence = row.integer(0) }
+            return sequence
+        }
+        _ = try append(request.events, to: .init(session: session, thread: primary, isShown: true), connection)
+        return try Self.session(id, connection)
     }
 
     private static func insert(
@@ -164,26 +180,29 @@ extension Catalog {
 
     /// Ends a session and keeps its history. Again: unchanged. Refused while it runs.
     package func archiveSession(_ id: SessionID) throws(RemfsError) -> Session {
-        try transaction { (connection) throws(RemfsError) in
-            let session = try Self.session(id, connection)
-            guard session.archived == nil else { return session }
-            try Self.refuseRunning(session, "archived")
-            let time = now().microseconds
-            try Self.sql { () throws(SQLiteError) in
-                for (table, key) in [("session", "sequence"), ("thread", "session")] {
-                    let isSession = table == "session"
-                    let row = try connection.prepare(
-                        """
-                        UPDATE \(table) SET status = 'terminated', updated = ?2\(isSession ? ", archived = ?2" : "") WHERE \(key) = ?1
-                        \(isSession ? "" : "AND status <> 'terminated'")
-                        """)
-                    row.bind(session.sequence, at: 1)
-                    row.bind(time, at: 2)
-                    try row.run()
-                }
+        try transaction { (connection) throws(RemfsError) in try archiveSession(id, connection) }
+    }
+
+    /// Within a transaction.
+    func archiveSession(_ id: SessionID, _ connection: Connection) throws(RemfsError) -> Session {
+        let session = try Self.session(id, connection)
+        guard session.archived == nil else { return session }
+        try Self.refuseRunning(session, "archived")
+        let time = now().microseconds
+        try Self.sql { () throws(SQLiteError) in
+            for (table, key) in [("session", "sequence"), ("thread", "session")] {
+                let isSession = table == "session"
+                let row = try connection.prepare(
+                    """
+                    UPDATE \(table) SET status = 'terminated', updated = ?2\(isSession ? ", archived = ?2" : "") WHERE \(key) = ?1
+                    \(isSession ? "" : "AND status <> 'terminated'")
+                    """)
+                row.bind(session.sequence, at: 1)
+                row.bind(time, at: 2)
+                try row.run()
             }
-            return try Self.session(id, connection)
         }
+        return try Self.session(id, connection)
     }
 
     /// Removes a session with its events, threads and attachments. Its stores stay. Refused while it runs.
@@ -290,7 +309,7 @@ extension Catalog {
         }
     }
 
-    private static func sessions(
+    static func sessions(
         _ connection: Connection, _ condition: String, _ bind: (Statement) -> Void
     ) throws(RemfsError) -> [Session] {
         struct Row {

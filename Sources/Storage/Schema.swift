@@ -226,6 +226,22 @@ enum Schema {
         CREATE INDEX event_by_session ON event (session, sequence) WHERE shown;
         CREATE INDEX event_by_thread ON event (thread, sequence);
         """,
+        """
+        -- By which names container engines know sessions' stores, and which containers have them.
+        CREATE TABLE volume (
+            sequence INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+            session INTEGER NOT NULL REFERENCES session (sequence) ON DELETE CASCADE,
+            owner INTEGER NOT NULL CHECK (owner IN (0, 1)),         -- whether the session was made for it, and ends with it
+            options TEXT NOT NULL CHECK (json_valid(options)),
+            created INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX volume_by_session ON volume (session);
+        CREATE TABLE volume_use (
+            volume INTEGER NOT NULL REFERENCES volume (sequence) ON DELETE CASCADE,
+            container TEXT NOT NULL, boot TEXT NOT NULL,
+            PRIMARY KEY (volume, container)
+        ) STRICT, WITHOUT ROWID;
+        """,
     ]
 
     /// Brings a file to the newest schema, or refuses it: not ours, or newer than this program knows.

@@ -19,6 +19,7 @@ struct Settings: Sendable, Codable {
         case socketGroupStores = "socket_group_stores"
         case listen
         case listenHosts = "listen_hosts"
+        case volumeSocket = "volume_socket"
         case logLevel = "log_level"
         case sessionIdleDays = "session_idle_days"
     }
@@ -34,6 +35,8 @@ struct Settings: Sendable, Codable {
     let listen: ListenAddress?
     /// By which names they may call this machine, besides those of the loopback interface.
     let listenHosts: [String]
+    /// Where container engines ask for volumes; nil: nowhere.
+    let volumeSocket: String?
     let logLevel: Logger.Level
     /// How many days nothing may be heard of a session until its stores are unmounted; nil: they stay.
     let sessionIdleDays: Double?
@@ -98,13 +101,18 @@ struct Settings: Sendable, Codable {
             }
             return days
         }
+        let socket = try await value(.socket).map(Self.absolute) ?? "\(runtime)/control.sock"
+        let volumes = try await value(.volumeSocket).map(Self.absolute)
+        if let volumes, Self.plain(volumes) == Self.plain(socket) {
+            throw RemfsError(.invalidArgument, "volume_socket: \(volumes) is the control socket")
+        }
         return Settings(
             stateDirectory: Self.absolute(try await value(.stateDirectory) ?? places.state), runtimeDirectory: runtime,
-            socket: try await value(.socket).map(Self.absolute) ?? "\(runtime)/control.sock",
+            socket: socket,
             socketOwner: try owner.map { (name) throws(RemfsError) in try found(UserDatabase.user(name), "user \(name)") },
             socketGroup: try group.map { (name) throws(RemfsError) in try found(UserDatabase.group(name), "group \(name)") },
-            groupScopes: Scopes(permission, stores: stores), listen: listen, listenHosts: hosts, logLevel: logLevel,
-            sessionIdleDays: idle)
+            groupScopes: Scopes(permission, stores: stores), listen: listen, listenHosts: hosts, volumeSocket: volumes,
+            logLevel: logLevel, sessionIdleDays: idle)
     }
 
     /// What commas or blanks part.

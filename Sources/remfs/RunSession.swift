@@ -154,9 +154,11 @@ private struct CommandRecorder {
 
     /// As a shell would take it.
     private static func quoted(_ word: String) -> String {
-        let plain = !word.isEmpty && word.utf8.allSatisfy { byte in
-            (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || "_-./:=@%+,".utf8.contains(byte)
-        }
+        let plain =
+            !word.isEmpty
+            && word.utf8.allSatisfy { byte in
+                (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || "_-./:=@%+,".utf8.contains(byte)
+            }
         return plain ? word : "'" + word.replacing("'", with: "'\\''") + "'"
     }
 }

@@ -33,6 +33,10 @@ struct Serve: AsyncParsableCommand {
     var listen: String?
     @Option(help: ArgumentHelp("By which names others call this machine, with commas, if not by localhost", valueName: "names"))
     var listenHosts: String?
+    @Option(
+        help: ArgumentHelp("Where container engines ask for volumes, such as /run/docker/plugins/remfs.sock", valueName: "path"),
+        completion: .file())
+    var volumeSocket: String?
     @Option(help: "trace, debug, info, notice, warning, error or critical") var logLevel: String?
     @Option(help: ArgumentHelp("The configuration file", valueName: "file"), completion: .file()) var config: String?
 
@@ -40,7 +44,7 @@ struct Serve: AsyncParsableCommand {
         let flags: [Settings.Key: String?] = [
             .stateDirectory: stateDir, .runtimeDirectory: runtimeDir, .socket: socket, .socketOwner: socketOwner,
             .socketGroup: socketGroup, .socketGroupPermission: socketGroupPermission, .socketGroupStores: socketGroupStores,
-            .listen: listen, .listenHosts: listenHosts, .logLevel: logLevel,
+            .listen: listen, .listenHosts: listenHosts, .volumeSocket: volumeSocket, .logLevel: logLevel,
         ]
         let environment = ProcessInfo.processInfo.environment
         let role = Holding.role(environment)
@@ -113,6 +117,7 @@ struct Serve: AsyncParsableCommand {
             .init(
                 socket: socket, stateDirectory: settings.stateDirectory, version: Remfs.version,
                 network: settings.listen.map { ($0, HostNames(others: settings.listenHosts)) },
+                volumes: settings.volumeSocket.map { ControlSocket(path: $0, mode: 0o600) },
                 groupScopes: settings.groupScopes, goesOn: inherited?.isGiven == false),
             stores: stores, mounts: mounts, sessions: sessions, metrics: metrics, logger: logger,
             listen: {
@@ -128,7 +133,7 @@ struct Serve: AsyncParsableCommand {
                 guard copy >= 0 else { throw RemfsError.ofSystem("socket \(socket.path) cannot be served") }
                 return copy
             },
-            removesSocket: { inherited?.isGiven != true && !handsOver.isAsked }
+            removesSocket: { inherited?.isGiven != true && !handsOver.isAsked }, handsOver: { handsOver.isAsked }
         ) {
             logger.notice(
                 "ready", metadata: ["socket": "\(socket.path)", "state": "\(settings.stateDirectory)", "version": "\(Remfs.version)"])

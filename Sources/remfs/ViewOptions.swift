@@ -11,7 +11,8 @@ struct ViewOptions: ParsableArguments {
     @Option(help: "What becomes of a write over a version that this mount never saw") var onStaleWrite: StaleWrites = .record
     @Option(help: "Show every file as owned by this user") var uid: UInt32?
     @Option(help: "Show every file as owned by this group") var gid: UInt32?
-    @Option(help: ArgumentHelp("Take these bits off every file's mode", valueName: "octal"), transform: ViewOptions.octal) var umask: UInt32?
+    @Option(help: ArgumentHelp("Take these bits off every file's mode", valueName: "octal"), transform: ViewOptions.octal) var umask:
+        UInt32?
 
     /// The object `remfs` of a mount or of a session's resource.
     struct Request: Encodable {

@@ -12,6 +12,7 @@ import Testing
 /// A server in this process, on a socket and on a port, with a real store below and no kernel.
 struct ServedControl: Sendable {
     let socket: String
+    let volumes: String
     let port: UInt16
     let directory: String
     let stores: StorePool
@@ -36,12 +37,14 @@ struct ServedControl: Sendable {
         let server = try ControlServer(
             .init(
                 socket: ControlSocket(path: "\(directory)/s"), stateDirectory: "\(directory)/state", version: "0.0.0", limits: limits,
-                network: (try ListenAddress("\(host):\(port)"), HostNames(others: ["Memory.example"]))),
+                network: (try ListenAddress("\(host):\(port)"), HostNames(others: ["Memory.example"])),
+                volumes: ControlSocket(path: "\(directory)/v", mode: 0o600)),
             stores: stores, mounts: mounts,
-            sessions: SessionMounts(stores: stores, mounts: mounts, directory: nil, logger: logger), metrics: PrometheusMetrics(), logger: logger, onReady: { isReady.finish() })
+            sessions: SessionMounts(stores: stores, mounts: mounts, directory: nil, logger: logger), metrics: PrometheusMetrics(),
+            logger: logger, onReady: { isReady.finish() })
         let group = ServiceGroup(services: [server], logger: logger)
         let control = ServedControl(
-            socket: "\(directory)/s", port: port, directory: directory, stores: stores, routes: server.routes)
+            socket: "\(directory)/s", volumes: "\(directory)/v", port: port, directory: directory, stores: stores, routes: server.routes)
         async let running: Void = group.run()
         for await _ in ready {}
         let outcome: Result<Void, any Error>

@@ -32,7 +32,8 @@ import Testing
             .init(
                 socket: ControlSocket(path: "\(directory)/s"), stateDirectory: "\(directory)/state", version: "0.0.0", streams: streams),
             stores: stores, mounts: mounts,
-            sessions: SessionMounts(stores: stores, mounts: mounts, directory: nil, logger: logger), metrics: PrometheusMetrics(), logger: logger, onReady: { isReady.finish() })
+            sessions: SessionMounts(stores: stores, mounts: mounts, directory: nil, logger: logger), metrics: PrometheusMetrics(),
+            logger: logger, onReady: { isReady.finish() })
         let group = ServiceGroup(services: [server], logger: logger)
         async let running: Void = group.run()
         for await _ in ready {}

@@ -11,13 +11,17 @@ extension ServeTests {
 
     @Suite(.serialized, .enabled(if: ServeTests.hasSandbox, "needs /dev/fuse, bubblewrap and python3")) struct SandboxTests {
         /// Starts `session run` with these stores and a script for bash.
-        private static func start(_ daemon: DaemonProcess, _ stores: [String], _ script: String, _ options: [String] = []) throws -> Binary.Running {
+        private static func start(_ daemon: DaemonProcess, _ stores: [String], _ script: String, _ options: [String] = []) throws
+            -> Binary.Running
+        {
             try Binary.start(
                 ["session", "run"] + stores.flatMap { ["--store", $0] } + options + ["--", "bash", "-c", script],
                 environment: daemon.environment)
         }
 
-        private static func run(_ daemon: DaemonProcess, _ stores: [String], _ script: String, _ options: [String] = []) throws -> Binary.Result {
+        private static func run(_ daemon: DaemonProcess, _ stores: [String], _ script: String, _ options: [String] = []) throws
+            -> Binary.Result
+        {
             try start(daemon, stores, script, options).wait()
         }
 
@@ -272,7 +276,9 @@ extension ServeTests {
                     "sessions": ["ENOENT"], "state": ["ENOENT"], "socket": ["ENOENT"], "network": ["ECONNREFUSED", "ENETUNREACH"],
                     "usr": ["EROFS", "EACCES"], "chroot": ["EPERM", "EACCES"],
                 ]
-                for (name, allowed) in expected { #expect(allowed.contains(answers[name] ?? "nothing"), "\(name): \(answers[name] ?? "nothing")") }
+                for (name, allowed) in expected {
+                    #expect(allowed.contains(answers[name] ?? "nothing"), "\(name): \(answers[name] ?? "nothing")")
+                }
                 #expect(answers.count == expected.count, "\(result.output)")
                 #expect(try digest() == before)
                 // Where programs may run, a setuid one has no more rights than who runs it.
@@ -291,7 +297,8 @@ extension ServeTests {
                     try check(chmod(path, 0o777))
                 }
                 let result = try Self.run(
-                    daemon, ["notes"], "pwd; echo a > b && cat b; echo x > \(shown)/y; echo $HOME $REMFS_SESSION $REMFS_STATE_DIR; touch $HOME/f",
+                    daemon, ["notes"],
+                    "pwd; echo a > b && cat b; echo x > \(shown)/y; echo $HOME $REMFS_SESSION $REMFS_STATE_DIR; touch $HOME/f",
                     ["--bind", own, "--ro-bind", shown, "--chdir", own])
                 let id = try Self.lastSession(daemon)
                 #expect(result.output == "\(own)\na\n/home/agent \(id)\n", "\(result.errors)")

@@ -11,7 +11,9 @@ extension ServeTests {
         private static func line(_ text: String) -> String { text.trimmingCharacters(in: .newlines) }
 
         /// A session with these stores, and its directory.
-        private static func session(_ daemon: DaemonProcess, _ stores: String..., options: [String] = []) throws -> (id: String, path: String) {
+        private static func session(_ daemon: DaemonProcess, _ stores: String..., options: [String] = []) throws -> (
+            id: String, path: String
+        ) {
             let arguments = ["session", "create"] + stores.flatMap { ["--store", $0] } + options
             let made = try Binary.run(arguments, environment: daemon.environment)
             try #require(made.status == 0, "\(made.errors)")
@@ -44,7 +46,9 @@ extension ServeTests {
             try #require(try daemon.remfs("log", store, "--json").json()["data"] as? [[String: Any]])
         }
 
-        private static func actor(_ version: [String: Any]) -> String? { (version["created_by"] as? [String: Any])?["session_id"] as? String }
+        private static func actor(_ version: [String: Any]) -> String? {
+            (version["created_by"] as? [String: Any])?["session_id"] as? String
+        }
 
         @Test func aSessionHasItsStoresAndItsNameOnWhatItWrites() throws {
             try DaemonProcess.with { daemon in
@@ -177,7 +181,8 @@ extension ServeTests {
                 // Until then it holds the catalog.
                 try Self.wait { Files.text("/proc/\(serving)/stat")?.contains(") Z ") ?? true }
                 let change = try Self.run(
-                    "sqlite3", "-cmd", ".timeout 10000", "\(daemon.state)/catalog.sqlite", "UPDATE session SET status = 'terminated', archived = 1")
+                    "sqlite3", "-cmd", ".timeout 10000", "\(daemon.state)/catalog.sqlite",
+                    "UPDATE session SET status = 'terminated', archived = 1")
                 #expect(change.status == 0, "\(change.errors)")
                 holder.signal(SIGCONT)
                 #expect(daemon.notification() == "READY=1")
