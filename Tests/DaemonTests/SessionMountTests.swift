@@ -281,10 +281,16 @@ extension ServeTests {
                     let acknowledged = Mutex([Int: [Int]]())
                     let late = Mutex([Int]())
                     // Three that append, and one that writes through a mapping.
+                    let environment = daemon.environment
                     Thread.forEach(Array(0..<5), threads: 5, named: "writer") { writer in
                         if writer == 4 {
                             usleep(50_000)
-                            do { try daemon.output("session", "set", id, "notes:ro") } catch { Issue.record(error) }
+                            do {
+                                let set = try Binary.run(["session", "set", id, "notes:ro"], environment: environment)
+                                #expect(set.status == 0, "\(set.errors)")
+                            } catch {
+                                Issue.record(error)
+                            }
                             return isSwitched.store(true, ordering: .sequentiallyConsistent)
                         }
                         let file = open("\(path)/notes/\(round)-\(writer)", O_RDWR | O_CREAT | (writer == 3 ? 0 : O_APPEND), 0o644)
