@@ -5,8 +5,8 @@ import Threads
 
 /// What a successor has to know of a mount in order to go on with it. It stands, as JSON, in memory that the holder keeps.
 struct KeptMount: Codable {
-    /// Rises with each change that an older or newer remfs would not understand.
-    static let newestFormat = 1
+    /// Rises with each change that an older or newer remfs would not understand. 2: `options.at`, which format 1 has not.
+    static let newestFormat = 2
     var format = KeptMount.newestFormat
     var id: MountID
     var store: StoreID
@@ -40,6 +40,8 @@ struct KeptMount: Codable {
         directory = entry.directory
         created = entry.created.microseconds
         options = entry.mount.options
+        // Without one a remfs that knows no other format may go on with it.
+        if options.at == nil { format = 1 }
         origin = entry.origin.number
         device = entry.mountpoint.number
         usesHelper = entry.mountpoint.usesHelper

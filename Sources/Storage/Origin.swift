@@ -25,12 +25,14 @@ package final class Origin: Sendable {
     package let isReadOnly: Atomic<Bool>
     /// Asks for a write over something this mount has not seen to be refused (`on_stale_write: refuse`).
     let refusesStaleWrites: Bool
+    /// us: the mount shows the store as of then; nil: as it is.
+    let time: Int64?
 
     package init(
         number: Int, isReadOnly: Bool, refusesStaleWrites: Bool, actor: @escaping @Sendable (UInt32) -> MemoryActor,
         process: @escaping @Sendable (Int32) -> (pid: Int32, command: String?), takeClosed: (@Sendable () -> [InodeNumber])?,
         post: @escaping @Sendable ([Invalidation]) -> Void, holds: @escaping @Sendable (InodeNumber) -> Bool,
-        drain: @escaping @Sendable (Duration) -> Bool, isBehind: @escaping @Sendable () -> Bool
+        drain: @escaping @Sendable (Duration) -> Bool, isBehind: @escaping @Sendable () -> Bool, time: Int64? = nil
     ) {
         self.number = number
         self.isReadOnly = Atomic(isReadOnly)
@@ -42,6 +44,7 @@ package final class Origin: Sendable {
         self.holds = holds
         self.drain = drain
         self.isBehind = isBehind
+        self.time = time
     }
 }
 

@@ -130,6 +130,14 @@ enum Schema {
              WHERE before.memory = version.memory AND before.number < version.number), 0) WHERE pruned > 0;
         CREATE INDEX version_by_gap ON version (gap) WHERE gap IS NOT NULL;
         """,
+        """
+        -- Moments that kernels may know from `.remfs/at`: nodes of directories there name them by number.
+        CREATE TABLE past (
+            number INTEGER PRIMARY KEY CHECK (number BETWEEN 1 AND 4095),
+            name TEXT NOT NULL UNIQUE,      -- as it was asked for
+            time INTEGER NOT NULL           -- us
+        ) STRICT;
+        """,
     ]
 
     static let catalog: [String] = [

@@ -49,6 +49,8 @@ final class Reader: @unchecked Sendable {
     let versionContent: Statement
     private let begin: Statement
     private let commit: Statement
+    /// Prepared at their first use.
+    private var others: [String: Statement] = [:]
 
     init(path: String) throws(SQLiteError) {
         // Opened for writing, since WAL readers may have to write the index; it never does write.
@@ -72,6 +74,14 @@ final class Reader: @unchecked Sendable {
         }
         try commit.run()
         return result
+    }
+
+    /// A statement that is prepared at its first use. Whoever steps through its rows resets it.
+    func cached(_ sql: String) throws(SQLiteError) -> Statement {
+        if let statement = others[sql] { return statement }
+        let statement = try connection.prepare(sql)
+        others[sql] = statement
+        return statement
     }
 
     /// A chunk's bytes, decoded and checked.
