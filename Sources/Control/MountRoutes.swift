@@ -34,7 +34,9 @@ struct MountRoutes: Sendable {
         let access = try body.choice("access", of: [Access.readWrite, .readOnly])
         var options = try MountOptions(access: access, try body.object("remfs"))
         if let text = try body.string("at") {
-            guard access != .readWrite else { throw RemfsError(.invalidArgument, "what was cannot be written to: access must be read_only") }
+            guard access != .readWrite else {
+                throw RemfsError(.invalidArgument, "what was cannot be written to: access must be read_only")
+            }
             options.access = .readOnly
             options.at = try await time(of: text, in: store)
         }

@@ -90,7 +90,8 @@ final class VirtualFiles: Sendable {
         let mode = node == Self.directory ? UInt32(S_IFDIR) | 0o555 : UInt32(S_IFREG) | 0o444
         return FuseEntry(
             FuseAttributes(node: node, mode: mode, links: 1, uid: 0, gid: 0, sizeInBytes: Int64(size), blocks: Int64(size + 511) / 512),
-            nameLifetime: .none, attributesLifetime: .none)
+            // What `.remfs` is does not change.
+            nameLifetime: node == Self.directory ? .forever : .none, attributesLifetime: .none)
     }
 
     func attributes(of node: NodeID) throws(RemfsError) -> FuseEntry {

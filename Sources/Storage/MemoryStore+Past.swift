@@ -139,7 +139,9 @@ extension MemoryStore {
     // MARK: Reading
 
     private func requirePast(at moment: PastMoment) throws(RemfsError) {
-        try readPast(at: moment) { _ throws(SQLiteError) in } _: { _, _ throws(RemfsError) in }
+        try readPast(at: moment) { _ throws(SQLiteError) in
+        } _: { _, _ throws(RemfsError) in
+        }
     }
 
     /// Reads the store's history as of one transaction, and then does with the store's lock held what goes with it: nothing is lost of that
@@ -207,7 +209,10 @@ extension MemoryStore {
             } _: { (state, found: (files: [(String, PastFile)], directories: [String])) throws(RemfsError) in
                 var entries: [PastEntry] = []
                 entries.reserveCapacity(found.files.count + found.directories.count)
-                for name in found.directories { entries.append(try state.directory(name, path + name, at: moment)) }
+                let files = Set(found.directories.isEmpty ? [] : found.files.map { ExactString($0.0) })
+                for name in found.directories where !files.contains(ExactString(name)) {
+                    entries.append(try state.directory(name, path + name, at: moment))
+                }
                 for (name, file) in found.files {
                     state.expose(file)
                     entries.append(file.entry(Array(name.utf8)))
@@ -230,7 +235,11 @@ extension MemoryStore {
 
     /// What a version is as a file. Throws `gone` where there is none (any more).
     package func pastFile(_ version: Int64) throws(RemfsError) -> PastEntry {
-        let found = try readPast(at: nil) { (reader) throws(SQLiteError) in try reader.file(version) } _: { _, found throws(RemfsError) in found }
+        let found = try readPast(at: nil) { (reader) throws(SQLiteError) in
+            try reader.file(version)
+        } _: { _, found throws(RemfsError) in
+            found
+        }
         guard let found else { throw goneVersion(version) }
         return found.entry([])
     }
@@ -243,6 +252,13 @@ extension MemoryStore {
     package func readPast<Answer>(
         _ version: Int64, offset: Int64, count: Int, _ body: (UnsafeRawBufferPointer) -> Answer
     ) throws(RemfsError) -> Answer {
+        let small = try readers.read { (reader) throws(SQLiteError) in
+            try unsafe reader.withSmallVersion(version) { bytes in
+                let start = min(Int(offset), bytes.count)
+                return unsafe body(UnsafeRawBufferPointer(rebasing: bytes[start..<min(start + count, bytes.count)]))
+            }
+        }
+        if let small { return small }
         let found = try readers.snapshot { (reader) throws(SQLiteError) -> Answer? in
             let row = try reader.cached("SELECT content, size FROM version WHERE number = ?1 AND name IS NOT NULL")
             row.bind(version, at: 1)
@@ -253,14 +269,7 @@ extension MemoryStore {
             let size = row.integer(1)
             let content = Content(row, column: 0, size: size)
             row.reset()
-            guard case .whole(let chunk) = content else {
-                let bytes = try reader.range(of: content, size: size, offset, count)
-                return unsafe bytes?.withUnsafeBytes { unsafe body($0) }
-            }
-            return try unsafe reader.bytes(of: chunk).withUnsafeBytes { bytes in
-                let start = min(Int(offset), bytes.count)
-                return unsafe body(UnsafeRawBufferPointer(rebasing: bytes[start..<min(start + count, bytes.count)]))
-            }
+            return unsafe try reader.range(of: content, size: size, offset, count)?.withUnsafeBytes { unsafe body($0) }
         }
         guard let found else { throw goneVersion(version) }
         return found
@@ -359,10 +368,13 @@ extension Reader {
         return try !row.step()
     }
 
+    /// Of several the newest: within a change of several memories, as an exchange of two, there are moments at which one has come to the place
+    /// of another that is still there. A directory of that name is not shown then.
+    ///
     /// - Parameter directory: with a `/` at its end.
     fileprivate func file(_ name: String, in directory: String, at moment: PastMoment) throws(SQLiteError) -> PastFile? {
         let row = try cached(
-            "SELECT \(PastFile.columns) FROM version WHERE directory = ?1 AND name = ?2 AND \(Self.isHead) LIMIT 1")
+            "SELECT \(PastFile.columns) FROM version WHERE directory = ?1 AND name = ?2 AND \(Self.isHead) ORDER BY number DESC LIMIT 1")
         row.bind(directory, at: 1)
         row.bind(name, at: 2)
         row.bind(moment.time, at: 3)

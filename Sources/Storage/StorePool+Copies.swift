@@ -200,7 +200,9 @@ enum StoreImage {
                 """)
             // What was made of the other one, and what kernels know of it. A file of an older remfs has no such tables.
             for table in ["copy", "past"] {
-                guard try connection.integer("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '\(table)'") == 1 else { continue }
+                guard try connection.integer("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '\(table)'") == 1 else {
+                    continue
+                }
                 try connection.execute("DELETE FROM \(table)")
             }
             try connection.execute("COMMIT")
