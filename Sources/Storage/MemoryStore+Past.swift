@@ -252,6 +252,7 @@ extension MemoryStore {
     package func readPast<Answer>(
         _ version: Int64, offset: Int64, count: Int, _ body: (UnsafeRawBufferPointer) -> Answer
     ) throws(RemfsError) -> Answer {
+        try look { (state) throws(RemfsError) in if state.isDeleted { throw RemfsError(.gone, "\(state.label) was deleted") } }
         let small = try readers.read { (reader) throws(SQLiteError) in
             try unsafe reader.withSmallVersion(version) { bytes in
                 let start = min(Int(offset), bytes.count)

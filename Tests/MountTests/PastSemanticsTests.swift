@@ -253,6 +253,19 @@ struct PastSemanticsTests {
             options.at = Timestamp(rfc3339: then)?.microseconds
             let past = try live.daemon.mount(live.store, options)
             expect(try past.run("find | sort; cat d/f g"), is: ".\n./d\n./d/f\n./g\noneg")
+            expect(try past.run("cat .remfs/at/\(then)/d/f; ls .remfs/versions"), is: "oned\ng\nnew\n")
+            options.history = false
+            let hidden = try live.daemon.mount(live.store, options)
+            expect(try hidden.run("cat d/f; [ ! -e .remfs ]"), is: "one")
+            for mount in [past, hidden] {
+                #expect(throws: Errno.readOnlyFileSystem) { try mount.write("/d/f", "x") }
+                #expect(throws: Errno.readOnlyFileSystem) { try mount.rename("/d/f", "/x") }
+                #expect(throws: RemfsError.self) { try live.daemon.table.setAccess(mount.mount, .readWrite) }
+            }
+            // What happens to the store is no business of theirs.
+            try live.run("rm -r d; echo other > g")
+            live.store.drainInvalidations()
+            expect(try past.run("cat d/f g"), is: "oneg")
         }
     }
 

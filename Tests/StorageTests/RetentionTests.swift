@@ -338,7 +338,7 @@ import Threads
     // MARK: Files of before
 
     private static let undoFifth =
-        "DROP TABLE copy; DROP INDEX version_by_gap; ALTER TABLE version DROP COLUMN gap; ALTER TABLE version DROP COLUMN strayed"
+        "DROP TABLE past; DROP TABLE copy; DROP INDEX version_by_gap; ALTER TABLE version DROP COLUMN gap; ALTER TABLE version DROP COLUMN strayed"
 
     /// What an older remfs gave up, it kept no account of but that it did.
     @Test func gapsOfBeforeAreTakenForTheWorst() throws {
