@@ -202,10 +202,12 @@ extension MemoryStore {
         if let known {
             entries = known
         } else {
-            environment.willBlock()
             let path = try pastPath(directory) + "/"
             entries = try readPast(at: moment) { (reader) throws(SQLiteError) in
-                (try reader.files(in: path, at: moment), try reader.directories(in: path, at: moment))
+                (
+                    try reader.files(in: path, at: moment, willBlock: self.environment.willBlock),
+                    try reader.directories(in: path, at: moment)
+                )
             } _: { (state, found: (files: [(String, PastFile)], directories: [String])) throws(RemfsError) in
                 var entries: [PastEntry] = []
                 entries.reserveCapacity(found.files.count + found.directories.count)
@@ -400,27 +402,46 @@ extension Reader {
         return try row.step()
     }
 
-    /// In no order.
-    fileprivate func files(in directory: String, at moment: PastMoment) throws(SQLiteError) -> [(String, PastFile)] {
+    /// How many names are looked at before others' requests go on meanwhile: half a millisecond.
+    private static let namesAtOnce = 256
+
+    /// In the order of names.
+    fileprivate func files(
+        in directory: String, at moment: PastMoment, willBlock: () -> Void
+    ) throws(SQLiteError) -> [(String, PastFile)] {
         var files: [(String, PastFile)] = []
-        var others: [String] = []
-        // The index alone tells the newest version of each name until then: most names have many, and only that one's row is read.
+        // From one name to the next, and to the newest version of each until then: the index alone tells, however many there are.
         let row = try cached(
             """
-            SELECT \(PastFile.columns), name, \(Self.isHead) FROM version WHERE number IN (
-                SELECT max(number) FROM version WHERE directory = ?1 AND +number <= ?2 GROUP BY name)
+            WITH RECURSIVE each (name) AS (
+                SELECT min(name) FROM version WHERE directory = ?1 AND name > ?4
+                UNION ALL
+                SELECT (SELECT min(name) FROM version WHERE directory = ?1 AND name > each.name) FROM each WHERE each.name IS NOT NULL
+                LIMIT \(Self.namesAtOnce))
+            SELECT \(PastFile.columns), each.name, \(Self.isHead) FROM each LEFT JOIN version ON number = (
+                SELECT max(number) FROM version one WHERE one.directory = ?1 AND one.name = each.name AND one.number <= ?2)
+            WHERE each.name IS NOT NULL
             """)
         row.bind(directory, at: 1)
         row.bind(moment.newest, at: 2)
         row.bind(moment.time, at: 3)
-        defer { row.reset() }
-        while try row.step() {
-            let name = row.text(5) ?? ""
-            if row.integer(6) == 1 { files.append((name, PastFile(row))) } else { others.append(name) }
+        var last = ""
+        while true {
+            row.bind(last, at: 4)
+            var count = 0
+            var others: [String] = []
+            defer { row.reset() }
+            while try row.step() {
+                count += 1
+                last = row.text(5) ?? ""
+                if row.integer(6) == 1 { files.append((last, PastFile(row))) } else if !row.isNull(0) { others.append(last) }
+            }
+            row.reset()
+            // It was deleted or moved away, unless one that came to that place had told so later.
+            for name in others { if let file = try file(name, in: directory, at: moment) { files.append((name, file)) } }
+            guard count == Self.namesAtOnce else { return files }
+            willBlock()
         }
-        // It was deleted or moved away, unless one that came to that place had told so later.
-        for name in others { if let file = try file(name, in: directory, at: moment) { files.append((name, file)) } }
-        return files
     }
 
     fileprivate func directories(in directory: String, at moment: PastMoment) throws(SQLiteError) -> [String] {
