@@ -31,14 +31,30 @@ struct MountRoutes: Sendable {
         guard directory.utf8.first == UInt8(ascii: "/"), !directory.utf8.contains(0) else {
             throw RemfsError(.invalidArgument, "directory must be an absolute path")
         }
-        guard try body.string("at") == nil else { throw RemfsError(.unsupported, "at: a mount of the past is not offered yet") }
-        let options = try MountOptions(access: try body.choice("access", of: [Access.readWrite, .readOnly]), try body.object("remfs"))
+        let access = try body.choice("access", of: [Access.readWrite, .readOnly])
+        var options = try MountOptions(access: access, try body.object("remfs"))
+        if let text = try body.string("at") {
+            guard access != .readWrite else {
+                throw RemfsError(.invalidArgument, "what was cannot be written to: access must be read_only")
+            }
+            options.access = .readOnly
+            options.at = try await time(of: text, in: store)
+        }
         guard let caller = context.caller else {
             throw RemfsError(.notPermitted, "a mount is asked for on the daemon's own socket: it belongs to a process on this machine")
         }
-        let mounts = mounts
+        let (mounts, agreed) = (mounts, options)
         return Wire.Mount(
-            try await stores.run { () throws(RemfsError) in try mounts.mount(store, at: directory, options, requestedBy: caller.uid) })
+            try await stores.run { () throws(RemfsError) in try mounts.mount(store, at: directory, agreed, requestedBy: caller.uid) })
+    }
+
+    /// The moment that a mount is asked for of, in us.
+    private func time(of text: String, in store: StoreID) async throws -> Int64 {
+        guard let point = StorePoint(text, time: { Timestamp(rfc3339: $0) ?? Timestamp(rfc3339: $0 + "Z") }) else {
+            throw RemfsError(.invalidArgument, "at must be a time as RFC 3339 has it, or a version's ID")
+        }
+        let created = try stores.catalog.store(store).created
+        return try await stores.read(store) { (store) throws(RemfsError) in try store.pastMoment(point, since: created).time }
     }
 
     /// The one that the path names, if its store is the caller's to use in that way.

@@ -401,7 +401,8 @@ extension Wire.Mount {
         let options = mount.options
         self.init(
             id: mount.id.description, memoryStoreID: mount.store.description, sessionID: mount.session?.description,
-            directory: mount.directory, access: mount.access, at: nil, state: mount.state.rawValue, createdAt: mount.created.rfc3339,
+            directory: mount.directory, access: mount.access,
+            at: options.at.map { Timestamp(microseconds: $0).rfc3339 }, state: mount.state.rawValue, createdAt: mount.created.rfc3339,
             remfs: Wire.MountOptions(
                 uid: options.uid, gid: options.gid, umask: options.umask, history: options.history,
                 onStaleWrite: options.onStaleWrite.rawValue, coherence: options.coherence.rawValue, xattr: options.xattr,

@@ -7,7 +7,7 @@ import Threads
 struct KeptMount: Codable {
     /// Rises with each change that an older or newer remfs would not understand.
     static let newestFormat = 2
-    /// 2 where there is something in it that format 1 did not know.
+    /// 2 where there is an owner in it, or a moment (`options.at`), which format 1 has not.
     var format = 1
     var id: MountID
     var store: StoreID
@@ -39,12 +39,13 @@ struct KeptMount: Codable {
     init(_ entry: MountTable.Entry, seen: [Int64: Int64] = [:]) {
         self.seen = seen
         owner = entry.owner
-        if owner != nil { format = 2 }
         id = entry.id
         store = entry.store
         directory = entry.directory
         created = entry.created.microseconds
         options = entry.mount.options
+        // Otherwise a remfs that knows no other format may go on with it.
+        if owner != nil || options.at != nil { format = 2 }
         origin = entry.origin.number
         device = entry.mountpoint.number
         usesHelper = entry.mountpoint.usesHelper

@@ -4,7 +4,7 @@ import Storage
 
 extension MemoryFilesystem {
     func attributes(of node: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        if virtual.isVirtual(node) { return try virtual.attributes(of: node) }
+        if virtual.isVirtual(node) { return try answer { () throws(RemfsError) in try virtual.attributes(of: node) } }
         return try answer { () throws(RemfsError) in FuseEntry(shown(try store.attributes(of: number(node)))) }
     }
 
@@ -60,6 +60,7 @@ extension MemoryFilesystem {
         _ name: FuseName, of node: NodeID, to value: UnsafeRawBufferPointer, flags: Int32, _ context: FuseContext
     ) throws(FuseErrno) {
         let text = try unsafe checkName(name)
+        try requireStored(node)
         guard !text.hasPrefix("user.remfs.") else { throw FuseErrno(EPERM) }
         let rule: MemoryStore.AttributeRule
         switch flags {
@@ -79,6 +80,7 @@ extension MemoryFilesystem {
 
     func extendedAttribute(_ name: FuseName, of node: NodeID, _ context: FuseContext) throws(FuseErrno) -> [UInt8] {
         let text = try unsafe checkName(name)
+        if virtual.isVirtual(node) { throw FuseErrno(ENODATA) }
         if Self.told.contains(text) {
             guard let value = try answer({ () throws(RemfsError) in try store.toldAttributes(of: number(node))[text] }) else {
                 throw FuseErrno(ENODATA)
@@ -92,6 +94,7 @@ extension MemoryFilesystem {
     }
 
     func extendedAttributes(of node: NodeID, _ context: FuseContext) throws(FuseErrno) -> [UInt8] {
+        if virtual.isVirtual(node) { return [] }
         let names = try answer { () throws(RemfsError) in
             // Those that only tell are not listed: `cp -a` and `rsync -X` would copy them, and fail at setting them.
             try store.extendedAttributes(of: number(node))
@@ -101,6 +104,7 @@ extension MemoryFilesystem {
 
     func removeExtendedAttribute(_ name: FuseName, of node: NodeID, _ context: FuseContext) throws(FuseErrno) {
         let text = try unsafe checkName(name)
+        try requireStored(node)
         guard !text.hasPrefix("user.remfs.") else { throw FuseErrno(EPERM) }
         do throws(FuseErrno) {
             try changing(context, touching: [.attributes(number(node))]) { (caller) throws(RemfsError) in

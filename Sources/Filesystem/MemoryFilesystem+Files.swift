@@ -48,8 +48,8 @@ extension MemoryFilesystem {
     // MARK: Bytes
 
     func read(_ node: NodeID, offset: Int64, count: Int, _ context: FuseContext, _ reply: FuseReply) {
-        if virtual.isVirtual(node) { return virtual.read(node, offset: offset, count: count, reply) }
         do throws(RemfsError) {
+            if virtual.isVirtual(node) { return try virtual.read(node, offset: offset, count: count, reply) }
             unsafe try store.read(number(node), offset: offset, count: count, by: origin) { bytes, _ in unsafe reply.data(bytes) }
         } catch {
             reply.error(errno(error))
@@ -124,7 +124,7 @@ extension MemoryFilesystem {
         // SEEK_DATA 3, SEEK_HOLE 4 (unistd.h, behind _GNU_SOURCE)
         guard whence == 3 || whence == 4 else { throw FuseErrno(EINVAL) }
         if virtual.isVirtual(node) {
-            let size = try virtual.attributes(of: node).attributes.sizeInBytes
+            let size = try answer { () throws(RemfsError) in try virtual.attributes(of: node).attributes.sizeInBytes }
             guard (0..<size).contains(offset) else { throw FuseErrno(ENXIO) }
             return whence == 3 ? offset : size
         }

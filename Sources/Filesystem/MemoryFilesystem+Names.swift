@@ -4,8 +4,8 @@ import Storage
 
 extension MemoryFilesystem {
     func lookup(_ name: FuseName, in parent: NodeID, _ context: FuseContext) throws(FuseErrno) -> FuseEntry {
-        if let entry = try unsafe virtual.lookup(name, in: parent) { return entry }
-        return try answer { () throws(RemfsError) in
+        try answer { () throws(RemfsError) in
+            if let entry = try unsafe virtual.lookup(name, in: parent) { return entry }
             guard let inode = try unsafe store.lookup(name.bytes, in: number(parent), by: origin) else {
                 // Over 255 bytes only what the API made can be found.
                 if unsafe name.bytes.count > 255 { throw RemfsError(.nameTooLong, "a name is too long") }
@@ -112,14 +112,18 @@ extension MemoryFilesystem {
     }
 
     func readLink(_ node: NodeID, _ context: FuseContext) throws(FuseErrno) -> [UInt8] {
-        try answer { () throws(RemfsError) in try store.readLink(number(node)) }
+        // No link has a past.
+        if virtual.isVirtual(node) { throw FuseErrno(EINVAL) }
+        return try answer { () throws(RemfsError) in try store.readLink(number(node)) }
     }
 
     /// Cookies 1 and 2 are `.` and `..`; the store's own begin above.
     func readDirectory(
         _ node: NodeID, after cookie: UInt64, into listing: inout FuseListing, _ context: FuseContext
     ) throws(FuseErrno) {
-        if virtual.isVirtual(node) { return try virtual.list(node, after: cookie, into: &listing) }
+        if virtual.isVirtual(node) {
+            return try answer { () throws(RemfsError) in try virtual.list(node, after: cookie, into: &listing) }
+        }
         let dots: [(name: [UInt8], cookie: UInt64)] = [([0x2e], 1), ([0x2e, 0x2e], 2)]
         for dot in dots where cookie < dot.cookie {
             let parent = try answer { () throws(RemfsError) in dot.cookie == 1 ? number(node) : try store.parent(of: number(node)) }

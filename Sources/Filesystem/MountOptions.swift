@@ -33,6 +33,8 @@ package struct MountOptions: Sendable, Codable {
     /// Whether users other than the daemon's come in, where modes let them. With a daemon that runs as root they always do; an ordinary user
     /// needs `user_allow_other` in /etc/fuse.conf for it. nil, in what an older remfs has left: false.
     package var allowsOthers: Bool?
+    /// us; the mount shows the store as of then, and cannot be written to. nil: as it is.
+    package var at: Int64?
 
     package init() {}
 }

@@ -248,11 +248,11 @@ package final class MountTable: Sendable {
             trust: owner?.trust, actor: { uid in owner.map { .session($0.session.description) } ?? .user(uid: uid) },
             process: { [commands] in commands.process(of: $0) },
             takeClosed: takeClosed,
-            post: { queue.post($0) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) },
-            isBehind: { queue.isBehind })
+            post: { queue.post(options.concerned(by: $0)) }, holds: { inodes.holds(NodeID($0)) }, drain: { queue.drain($0) },
+            isBehind: { queue.isBehind }, time: options.at)
         let filesystem = MemoryFilesystem(
             store: memories, origin: origin, inodes: inodes, invalidations: queue, options: options, locks: locks,
-            virtual: VirtualFiles(isOffered: options.history) { [weak self] in self?.status(of: mountID) ?? "" },
+            virtual: virtualFiles(mountID, memories, inodes, options),
             isProtected: holder != nil, logger: logger,
             onStart: { [weak self] in self?.connectionStarted(mountID, $0) }, onEnd: { [weak self] in self?.connectionEnded(mountID) })
         return Entry(
@@ -345,7 +345,7 @@ package final class MountTable: Sendable {
     }
 
     /// What `.remfs/status` says.
-    private func status(of id: MountID) -> String {
+    func status(of id: MountID) -> String {
         guard let entry = state.withLock({ $0.entries[id] }), let store = try? stores.catalog.store(entry.store) else { return "" }  // gone
         let space = entry.memories.space()
         let mount = entry.mount
@@ -371,6 +371,7 @@ package final class MountTable: Sendable {
     /// Switches a live mount. When this returns, no later write of it is acknowledged (or, the other way, any may be).
     package func setAccess(_ id: MountID, _ access: Access) throws(RemfsError) -> Mount {
         let entry = try entry(id)
+        try entry.requireSwitch(to: access)
         entry.state.withLock { $0.access = access }
         entry.origin.isReadOnly.store(access == .readOnly, ordering: .sequentiallyConsistent)
         // Whoever was let through before holds the store's lock, or has been answered.

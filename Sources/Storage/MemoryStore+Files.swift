@@ -373,7 +373,7 @@ extension StoreState {
 
 extension Reader {
     /// Part of a content; nil where a chunk has gone since.
-    fileprivate func range(of content: Content, size: Int64, _ offset: Int64, _ count: Int) throws(SQLiteError) -> [UInt8]? {
+    func range(of content: Content, size: Int64, _ offset: Int64, _ count: Int) throws(SQLiteError) -> [UInt8]? {
         guard offset < size else { return [] }
         let end = min(offset + Int64(count), size)
         var bytes = [UInt8](repeating: 0, count: Int(end - offset))

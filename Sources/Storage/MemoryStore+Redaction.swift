@@ -26,6 +26,7 @@ extension MemoryStore {
             numbers.append(number)
         }
         try settle()
+        try loadPast()
         var oldest = Int64.max
         for number in numbers {
             let written = try change { (state) throws(RemfsError) in try state.redact(number, by: author.actor) }

@@ -255,6 +255,7 @@ extension StoreState {
             try statements.setProperty.run()
         }
         for inode in holders { inode.ownsContent = true }
+        past.lose(at: now() / 1_000)
         uncheckpointed += numbers.count
     }
 

@@ -312,6 +312,7 @@ package final class MemoryStore: Sendable {
         }
         announce(state.withLock { $0.lastVersion })
         try removeOrphans()
+        try trimPast()
         return next
     }
 

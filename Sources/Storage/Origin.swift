@@ -27,13 +27,15 @@ package final class Origin: Sendable {
     let refusesStaleWrites: Bool
     /// Of the session that the mount belongs to: what is written through it carries it.
     let trust: Session.Trust?
+    /// us: the mount shows the store as of then; nil: as it is.
+    let time: Int64?
 
     package init(
         number: Int, isReadOnly: Bool, refusesStaleWrites: Bool, trust: Session.Trust? = nil,
         actor: @escaping @Sendable (UInt32) -> MemoryActor,
         process: @escaping @Sendable (Int32) -> (pid: Int32, command: String?), takeClosed: (@Sendable () -> [InodeNumber])?,
         post: @escaping @Sendable ([Invalidation]) -> Void, holds: @escaping @Sendable (InodeNumber) -> Bool,
-        drain: @escaping @Sendable (Duration) -> Bool, isBehind: @escaping @Sendable () -> Bool
+        drain: @escaping @Sendable (Duration) -> Bool, isBehind: @escaping @Sendable () -> Bool, time: Int64? = nil
     ) {
         self.number = number
         self.isReadOnly = Atomic(isReadOnly)
@@ -46,6 +48,7 @@ package final class Origin: Sendable {
         self.holds = holds
         self.drain = drain
         self.isBehind = isBehind
+        self.time = time
     }
 }
 

@@ -134,6 +134,14 @@ enum Schema {
         -- Kinds of secrets that were found in the content, with a space between; empty: none; NULL: nobody looked.
         ALTER TABLE version ADD COLUMN secrets TEXT;
         """,
+        """
+        -- Moments that kernels may know from `.remfs/at`: nodes of directories there name them by number.
+        CREATE TABLE past (
+            number INTEGER PRIMARY KEY CHECK (number BETWEEN 1 AND 4095),
+            name TEXT NOT NULL UNIQUE,      -- as it was asked for
+            time INTEGER NOT NULL           -- us
+        ) STRICT;
+        """,
     ]
 
     static let catalog: [String] = [

@@ -67,7 +67,7 @@ extension MemoryStore {
     }
 
     /// Numbers rise with time, so a few dozen looks find it among millions.
-    private func newest(atOrBefore time: Int64, _ reader: Reader) throws(RemfsError) -> Int64 {
+    func newest(atOrBefore time: Int64, _ reader: Reader) throws(RemfsError) -> Int64 {
         try RemfsError.mapping("store \(id)") { () throws(SQLiteError) in
             let row = try reader.connection.prepare("SELECT number, began FROM version WHERE number >= ?1 ORDER BY number LIMIT 1")
             var found: Int64 = 0

@@ -199,9 +199,12 @@ enum StoreImage {
                 UPDATE inode SET mount = NULL, request = NULL WHERE mount IS NOT NULL;
                 UPDATE extent SET mount = NULL, request = NULL WHERE mount IS NOT NULL;
                 """)
-            // What was made of the other one. A file of an older remfs has no such table.
-            if try connection.integer("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'copy'") == 1 {
-                try connection.execute("DELETE FROM copy")
+            // What was made of the other one, and what kernels know of it. A file of an older remfs has no such tables.
+            for table in ["copy", "past"] {
+                guard try connection.integer("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '\(table)'") == 1 else {
+                    continue
+                }
+                try connection.execute("DELETE FROM \(table)")
             }
             try connection.execute("COMMIT")
             _ = try connection.checkpoint(.truncate)

@@ -47,8 +47,11 @@ final class Reader: @unchecked Sendable {
     private let extent: Statement
     /// Content and size of a version.
     let versionContent: Statement
+    private let smallVersion: Statement
     private let begin: Statement
     private let commit: Statement
+    /// Prepared at their first use.
+    private var others: [String: Statement] = [:]
 
     init(path: String) throws(SQLiteError) {
         // Opened for writing, since WAL readers may have to write the index; it never does write.
@@ -57,6 +60,15 @@ final class Reader: @unchecked Sendable {
         chunk = try connection.prepare("SELECT digest, size, encoding, base FROM chunk WHERE number = ?1")
         extent = try connection.prepare("SELECT bytes FROM extent WHERE number = ?1")
         versionContent = try connection.prepare("SELECT content, size FROM version WHERE number = ?1")
+        smallVersion = try connection.prepare(
+            """
+            WITH RECURSIVE chain (number, base, digest) AS (
+                SELECT chunk.number, chunk.base, chunk.digest FROM version CROSS JOIN chunk ON chunk.number = version.content
+                WHERE version.number = ?1 AND typeof(version.content) = 'integer' AND version.name IS NOT NULL
+                UNION ALL
+                SELECT chunk.number, chunk.base, NULL FROM chain CROSS JOIN chunk ON chunk.number = chain.base)
+            SELECT chain.number, chain.digest, chain.base, extent.bytes FROM chain CROSS JOIN extent ON extent.number = chain.number
+            """)
         begin = try connection.prepare("BEGIN")
         commit = try connection.prepare("COMMIT")
     }
@@ -72,6 +84,14 @@ final class Reader: @unchecked Sendable {
         }
         try commit.run()
         return result
+    }
+
+    /// A statement that is prepared at its first use. Whoever steps through its rows resets it.
+    func cached(_ sql: String) throws(SQLiteError) -> Statement {
+        if let statement = others[sql] { return statement }
+        let statement = try connection.prepare(sql)
+        others[sql] = statement
+        return statement
     }
 
     /// A chunk's bytes, decoded and checked.
@@ -101,6 +121,32 @@ final class Reader: @unchecked Sendable {
         defer { extent.reset() }
         guard try extent.step() else { return nil }
         return unsafe extent.withBytes(0) { bytes in unsafe Digest(of: bytes) == digest ? body(bytes) : nil }
+    }
+
+    /// The bytes of a version of one chunk, checked; nil where there is no such: it is empty, long, or gone. One statement, and so one
+    /// transaction, brings all of the deltas: a search through old versions reads thousands of them.
+    func withSmallVersion<Answer>(_ version: Int64, _ body: (UnsafeRawBufferPointer) -> Answer) throws(SQLiteError) -> Answer? {
+        defer { smallVersion.reset() }
+        smallVersion.bind(version, at: 1)
+        guard try smallVersion.step() else { return nil }
+        guard let digest = unsafe smallVersion.withBytes(1, { unsafe Digest(bytes: $0) }) else {
+            throw ChunkReader.corrupted("a chunk of version \(version) has no hash")
+        }
+        if smallVersion.isNull(2) {
+            let answer = unsafe smallVersion.withBytes(3) { bytes in unsafe Digest(of: bytes) == digest ? body(bytes) : nil }
+            guard let answer else { throw ChunkReader.corrupted("chunk \(smallVersion.integer(0)) does not match its hash") }
+            return answer
+        }
+        var programs: [(chunk: Int64, bytes: [UInt8])] = []
+        repeat {
+            guard programs.count <= DeltaChain.longestAllowed else { throw ChunkReader.corrupted("version \(version) has too many bases") }
+            programs.append((smallVersion.integer(0), smallVersion.bytes(3)))
+            // What no delta leads on from is whole.
+            if smallVersion.isNull(2) {
+                return unsafe try ChunkReader.decode(&programs, digest).withUnsafeBytes { unsafe body($0) }
+            }
+        } while try smallVersion.step()
+        throw ChunkReader.corrupted("a base of version \(version) is missing")
     }
 
     /// The hash of a content, chunk by chunk, whatever its size.

@@ -223,6 +223,13 @@ enum ChunkReader {
             programs.append((number, extent.bytes(0)))
             extent.reset()
         }
+        guard let digest else { throw corrupted("chunk \(chunk) has no hash") }
+        return try decode(&programs, digest)
+    }
+
+    /// - Parameter programs: deltas, each of the next; the last one is whole.
+    static func decode(_ programs: inout [(chunk: Int64, bytes: [UInt8])], _ digest: Digest) throws(SQLiteError) -> [UInt8] {
+        let chunk = programs[0].chunk
         var bytes = programs.removeLast().bytes
         while let (number, program) = programs.popLast() {
             guard let decoded = Delta.decode(program, against: bytes) else { throw corrupted("chunk \(number) is a damaged delta") }
@@ -232,5 +239,5 @@ enum ChunkReader {
         return bytes
     }
 
-    private static func corrupted(_ message: String) -> SQLiteError { SQLiteError(code: 11, message: message) }
+    static func corrupted(_ message: String) -> SQLiteError { SQLiteError(code: 11, message: message) }
 }

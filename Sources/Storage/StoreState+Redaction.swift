@@ -75,6 +75,7 @@ extension StoreState {
         // Those of which the content has uses of its own.
         let counted = inodes.values.filter { $0.isRegular && $0.ownsContent } + holders.filter { !$0.ownsContent }
         var blanked: [(inode: Inode, content: Content, digest: Digest?)] = []
+        let shown = try query { () throws(SQLiteError) in try pastPlaces(ofVersion: number) }
         try commit { () throws(SQLiteError) in
             // They read from chunks that so far this version counts.
             for inode in holders { try keepContent(of: inode) }
@@ -107,6 +108,7 @@ extension StoreState {
             invalidate(.bytes(inode.number, offset: 0, length: 0))
         }
         didDropSearchIndex()
+        if let shown { try forgetPast(shown) }
         scrub.wanted += 1
         // A chunk's number tells the save that wrote it.
         return chunks.reduce(number) { min($0, $1 >> 20) }

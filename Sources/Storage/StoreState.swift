@@ -107,6 +107,8 @@ final class StoreState {
     var noted = NotedRequests()
     /// Redactions of which the file is still to be cleaned.
     var scrub = Scrub()
+    /// What kernels ask for below `.remfs`.
+    var past = Past()
     /// The newest version that the search index has seen; nil: there is no index.
     var searchedUpTo: Int64?
     /// Monotonic, ns: the last request that changed something.

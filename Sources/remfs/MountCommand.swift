@@ -11,6 +11,7 @@ struct MountCommand: AsyncParsableCommand {
     @Argument(help: storeHelp) var store: String
     @Argument(help: "Where", completion: .directory) var directory: String
     @Flag(help: "Refuse every change (EROFS)") var readOnly = false
+    @Option(help: "Show the store as of an RFC 3339 time, or a version's ID; nothing can be changed there") var at: String?
     @Flag(help: "Refuse to run programs from the mount") var noexec = false
     @Flag(help: "Let other users in, as modes say: as root always so, for an ordinary user if /etc/fuse.conf has user_allow_other")
     var allowOther = false
@@ -21,10 +22,11 @@ struct MountCommand: AsyncParsableCommand {
         let memoryStoreID: String
         let directory: String
         let access: Access
+        let at: String?
         let remfs: ViewOptions.Request
 
         private enum CodingKeys: String, CodingKey {
-            case directory, access, remfs
+            case directory, access, at, remfs
             case memoryStoreID = "memory_store_id"
         }
     }
@@ -33,7 +35,7 @@ struct MountCommand: AsyncParsableCommand {
         let client = try await daemon.client()
         let request = Request(
             memoryStoreID: try await client.store(store).id, directory: try Self.target(directory),
-            access: readOnly ? .readOnly : .readWrite,
+            access: readOnly || at != nil ? .readOnly : .readWrite, at: at,
             remfs: view.request(exec: !noexec, allowOther: allowOther ? true : nil))
         let mount: Wire.Mount = try await client.call(.post, "/v1/mounts", body: request)
         if daemon.json { try Output.json(mount) }

@@ -19,7 +19,7 @@ enum MountHelper {
     ]
     private static let values = [
         "uid": "--uid", "gid": "--gid", "umask": "--umask", "coherence": "--coherence", "on_stale_write": "--on-stale-write",
-        "socket": "--socket",
+        "socket": "--socket", "at": "--at",
     ]
 
     /// The arguments of `remfs` that mean the same; nil: mount(8) only asks whether it would work (`-f`).

@@ -55,9 +55,14 @@ struct Benchmarks: ParsableCommand {
     @Option(help: ArgumentHelp("Instead: this many appends to one 50 kB memory; versions kept, growth, reading them", valueName: "n"))
     var appends: Int?
 
+    @Option(help: ArgumentHelp("Instead: --files with this many versions each; a cold grep of the past beside one of now", valueName: "n"))
+    var past: Int?
+
     func validate() throws {
         guard files >= 40, rounds >= 1 else { throw ValidationError("at least 40 files and one round, or there is nothing to measure") }
-        guard scale ?? 1000 >= 1000, appends ?? 1 >= 1 else { throw ValidationError("--scale starts at 1000, --appends at 1") }
+        guard scale ?? 1000 >= 1000, appends ?? 1 >= 1, past ?? 1 >= 1 else {
+            throw ValidationError("--scale starts at 1000, --appends and --past at 1")
+        }
     }
 
     func run() throws {
@@ -71,7 +76,7 @@ struct Benchmarks: ParsableCommand {
     }
 
     private func measure() throws {
-        let alone = scale != nil || appends != nil
+        let alone = scale != nil || appends != nil || past != nil
         let labels = alone ? [.remfs] : labels.labels
         try Machine.require(labels: labels)
         Cleanup.shared.catchSignals()
@@ -88,6 +93,9 @@ struct Benchmarks: ParsableCommand {
         }
         if let appends, let daemon {
             try AppendStudy(appends: appends, daemon: daemon, scratch: scratch).run(json: json)
+        }
+        if let past, let daemon {
+            try PastStudy(versions: past, files: files, rounds: rounds, daemon: daemon, scratch: scratch).run(json: json)
         }
         guard !alone else { return }
         let contenders = try labels.map { label -> any Contender in

@@ -337,7 +337,7 @@ import Threads
 
     // MARK: Files of before
 
-    private static let undoSixth = "ALTER TABLE version DROP COLUMN secrets"
+    private static let undoSixth = "DROP TABLE past; ALTER TABLE version DROP COLUMN secrets"
     private static let undoFifth =
         "DROP TABLE copy; DROP INDEX version_by_gap; ALTER TABLE version DROP COLUMN gap; ALTER TABLE version DROP COLUMN strayed"
 
