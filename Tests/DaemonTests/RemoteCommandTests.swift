@@ -22,7 +22,9 @@ extension ServeTests {
             func run(_ arguments: String..., input: String = "", environment: [String: String] = [:], ends status: Int32 = 0) throws
                 -> String
             {
-                let result = try Binary.run(arguments + way, environment: daemon.environment.merging(environment) { $1 }, input: input)
+                let result = try Binary.run(
+                    RemoteCommandTests.adding(way, to: arguments), environment: daemon.environment.merging(environment) { $1 }, input: input
+                )
                 #expect(result.status == status, "\(arguments): \(result.errors)")
                 note(arguments, "\(result.status)\n\(result.output)\(result.errors)")
                 return result.output
@@ -165,7 +167,7 @@ extension ServeTests {
             for json in [["--json"], []] {
                 for arguments in [
                     ["session", "list"], ["session", "list", "--store", "notes"], ["session", "show", session],
-                    ["session", "events", session],
+                    ["session", "events", session], ["session", "path", session], ["session", "prompt", session],
                 ] {
                     let result = try Binary.run(arguments + json + stage.way, environment: stage.daemon.environment)
                     #expect(result.status == 0, "\(result.errors)")
@@ -179,6 +181,10 @@ extension ServeTests {
                     stage.note(arguments.map { $0 == session ? "SESSION" : $0 } + json, "\(result.output)\(result.errors)")
                 }
             }
+            try stage.run("session", "set", session, "notes:rw")
+            try stage.run("session", "set", session, "notes:ro", "--json")
+            try stage.run("session", "run", "--store", "notes:ro", "--", "sh", "-c", "ls notes; echo no > notes/x", ends: 2)
+            try stage.run("session", "run", "--store", "notes:ro", "--json", "--", "true")
             try stage.run("session", "redact", session, message, "--json")
             try stage.run("session", "redact", session, message)
             try FileManager.default.createDirectory(atPath: directory + "/transcripts", withIntermediateDirectories: false)
@@ -210,7 +216,7 @@ extension ServeTests {
             return made
         }
 
-        @Test(.enabled(if: access("/dev/fuse", R_OK | W_OK) == 0, "needs /dev/fuse")) func everyCommandAnswersTheSame() throws {
+        @Test(.enabled(if: ServeTests.hasSandbox, "needs /dev/fuse and bubblewrap")) func everyCommandAnswersTheSame() throws {
             try DaemonProcess.with { local in
                 try DaemonProcess.prepared { remote in
                     let port = try Port.free()
@@ -237,7 +243,7 @@ extension ServeTests {
                         if verb != "mount" { #expect(overTCP.told.contains { $0.command.hasPrefix(verb) }, "\(verb) is not tried") }
                         let arguments = verb.split(separator: " ").map(String.init) + (Self.arguments[verb] ?? [])
                         let refused = try Binary.run(
-                            arguments + ["--url", "http://127.0.0.1:\(port)"],
+                            Self.adding(["--url", "http://127.0.0.1:\(port)"], to: arguments),
                             environment: remote.environment.merging(["EDITOR": "false"]) { $1 })
                         #expect(refused.status == 77, "\(verb): \(refused.status) \(refused.errors)")
                         #expect(refused.errors.hasPrefix("remfs: unauthenticated: a key is required"), "\(verb): \(refused.errors)")
@@ -248,12 +254,19 @@ extension ServeTests {
             }
         }
 
+        /// Before a command that is to be run, which has words of its own.
+        private static func adding(_ way: [String], to arguments: [String]) -> [String] {
+            let place = arguments.firstIndex(of: "--") ?? arguments.endIndex
+            return arguments[..<place] + way + arguments[place...]
+        }
+
         /// Enough for each to be sent to a daemon.
         private static let arguments: [String: [String]] = {
             let version = "memver_01" + String(repeating: "1", count: 22)
             let session = "sesn_01" + String(repeating: "1", count: 22)
             return [
-                "session watch": ["/tmp"],
+                "session watch": ["/tmp"], "session set": [session, "x:ro"], "session path": [session], "session prompt": [session],
+                "session run": ["--store", "x", "--", "true"],
                 "store create": ["x"], "store show": ["x"], "store set": ["x", "--name", "y"], "store archive": ["x"],
                 "store delete": ["x"],
                 "store backup": ["x", "/tmp/nothing"], "store fork": ["x", "y"], "store watch": ["x"], "store gc": ["x"],
