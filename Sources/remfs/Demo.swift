@@ -120,15 +120,38 @@ extension Demo {
         try stage.check(with.contains("\"name\":\"team-notes\""), "with the key it is the store")
         let beyond = try await stage.shell("\(status) -X DELETE -H @key \(url)").output
         try stage.check(beyond == "403\n", "what the key does not allow is 403")
+        try await playSession(on: stage, id)
+    }
 
-        try stage.say("A session is one agent's run: the stores that it has, and what was said.")
-        let session = try await stage.shell("remfs session create --store team-notes:ro --title 'Release week'").output
+    /// One agent's run: its mounts, its name on what it writes, looking back, and undoing it.
+    private func playSession(on stage: Stage, _ id: String) async throws {
+        try stage.say("A session is one agent's run. Its stores are mounted for it, and what it writes has its name.")
+        let session = try await stage.shell("remfs session create --store team-notes --title 'Release week'").output
             .trimmingCharacters(in: .whitespacesAndNewlines)
+        let prompt = try await stage.shell("remfs session prompt \(session)").output
+        try stage.check(prompt.contains("Path: /mnt/memory/team-notes"), "what the agent has to be told is written for it")
+        try await stage.shell("ln -s $(remfs session path \(session)) agent && sed -i s/Friday/Sunday/ agent/team-notes/plans/release.md")
+        try await stage.settle("/plans/release.md", versions: 5, in: id)
         let event = #"{"events": [{"type": "user.message", "content": [{"type": "text", "text": "When do we ship?"}]}]}"#
         try await stage.shell(
             "curl -sS -o /dev/null --unix-socket \"$REMFS_SOCKET\" http://localhost/v1/sessions/\(session)/events -d '\(event)'")
         let events = try await stage.shell("remfs session events \(session)").output
         try stage.check(events.contains("user.message") && events.contains("When do we ship?"), "its transcript has the event")
+        let versions = try await stage.versions(of: "/plans/release.md", in: id)
+        try stage.check(versions.first?.createdBy?.actor == .session(session), "the save is the session's")
+        try await stage.shell("remfs session set \(session) team-notes:ro")
+        let refused = try await stage.shell("echo 'No release.' > agent/team-notes/plans/release.md", succeeds: false)
+        try stage.check(refused.output.contains("Read-only file system"), "its live mount can be made read-only, for root as well")
+
+        try stage.say("Every state that was is still there, and what a session did can be taken back.")
+        guard versions.count > 1 else { throw RemfsError(.internal, "the demo lost its versions") }
+        let then = try await stage.shell("cat notes/.remfs/at/\(versions[1].id)/plans/release.md").output
+        try stage.check(then == "Ship the release on Friday.\n", "the directory of a moment shows what was there")
+        try await stage.shell("remfs revert --session \(session) --yes")
+        let back = try await stage.shell("cat notes/plans/release.md").output
+        try stage.check(back == then, "after the revert it is there again")
+        try await stage.shell("remfs session archive \(session)")
+        try stage.check(try Stage.mounts(below: "\(stage.directory)/run").isEmpty, "the end of a session ends its mounts")
     }
 }
 
