@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/close_range.h>
 #include <signal.h>
 #include <spawn.h>
@@ -132,6 +133,40 @@ int64_t cfuse_device_minor(const char *path) {
     struct statx result;
     if (statx(AT_FDCWD, path, AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &result) != 0) return -errno;
     return result.stx_dev_minor;
+}
+
+int cfuse_walk(const char *path, bool whole) {
+    int directory = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0) return -errno;
+    const char *part = path;
+    while (true) {
+        while (*part == '/') part++;
+        const char *end = strchrnul(part, '/');
+        const char *next = end;
+        while (*next == '/') next++;
+        if (end == part || (*next == 0 && !whole)) return directory;
+        char name[NAME_MAX + 1];
+        size_t length = end - part;
+        if (length > NAME_MAX) {
+            close(directory);
+            return -ENAMETOOLONG;
+        }
+        memcpy(name, part, length);
+        name[length] = 0;
+        int inner = openat(directory, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int error = errno;
+        close(directory);
+        if (inner < 0) return -error;
+        directory = inner;
+        part = end;
+    }
+}
+
+int64_t cfuse_minor_at(int directory, const char *name) {
+    struct statx result;
+    int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC | (*name == 0 ? AT_EMPTY_PATH : 0);
+    if (statx(directory, name, flags, STATX_TYPE, &result) != 0) return -errno;
+    return result.stx_dev_major == 0 ? (int64_t)result.stx_dev_minor : -EINVAL;
 }
 
 int cfuse_close_events(void) {

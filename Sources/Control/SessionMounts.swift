@@ -52,8 +52,8 @@ package final class SessionMounts: Sendable {
             let directories = session.attachments.compactMap { attachment in
                 found.first { $0.store.description == attachment.store }?.directory
             }
-            guard !directories.isEmpty, directories.count == session.attachments.count else { continue }
-            places[session.id] = directories.count == 1 ? directories[0] : try directory(of: session.id)
+            guard !directories.isEmpty, try missing(of: session).isEmpty else { continue }
+            places[session.id] = session.attachments.count == 1 ? directories[0] : try directory(of: session.id)
         }
         return places
     }
@@ -67,23 +67,43 @@ package final class SessionMounts: Sendable {
         return try alone(with: id) { () throws(RemfsError) in
             let session = try stores.catalog.session(id)
             guard session.archived == nil else { throw RemfsError(.readOnly, "\(session.label) is archived: it has no mounts") }
-            let live = mounts.mounts(of: id)
-            let missing = session.attachments.filter { attachment in !live.contains { $0.store.description == attachment.store } }
-            if !missing.isEmpty {
+            let missing = try missing(of: session)
+            let isThere = try SessionDirectory.isThere(directory)
+            if !missing.isEmpty || !isThere {
                 let user = try owner(of: session)
                 let place = try SessionDirectory.make(directory)
                 // Not before all is mounted: a name in it could be made to lead elsewhere meanwhile.
                 defer { place.open(to: user, logger) }
-                for attachment in missing { try mount(attachment, of: session, in: directory) }
+                var first: RemfsError?
+                for attachment in missing {
+                    do throws(RemfsError) { try mount(attachment, of: session, in: directory) } catch { first = first ?? error }
+                }
+                if let first { throw first }
             }
             uses.withLock { $0[id] = (requests(of: id), stores.catalog.now()) }
             return self.live(session)
         }
     }
 
+    /// The stores of a session that could be mounted and are not. One that was deleted is nobody's to mount.
+    private func missing(of session: Session) throws(RemfsError) -> [Attachment] {
+        let live = mounts.mounts(of: session.id)
+        var missing: [Attachment] = []
+        for attachment in session.attachments where !live.contains(where: { $0.store.description == attachment.store }) {
+            guard let id = StoreID(attachment.store) else { continue }
+            do throws(RemfsError) { _ = try stores.catalog.store(id) } catch {
+                guard error.code == .notFound else { throw error }
+                continue
+            }
+            missing.append(attachment)
+        }
+        return missing
+    }
+
     private func mount(_ attachment: Attachment, of session: Session, in directory: String) throws(RemfsError) {
         guard let store = StoreID(attachment.store) else { throw RemfsError(.notFound, "memory store \(attachment.store) not found") }
         let place = "\(directory)/\(attachment.slug)"
+        SessionDirectory.moveAside(place, logger)
         try SessionDirectory.makePlace(place)
         do throws(RemfsError) {
             _ = try mounts.mount(
@@ -108,10 +128,17 @@ package final class SessionMounts: Sendable {
         guard root != nil else { return }
         let directory = try directory(of: id)
         try alone(with: id) { () throws(RemfsError) in
+            var first: RemfsError?
             for mount in mounts.mounts(of: id) {
-                try mounts.end(mount.id)
-                unsafe rmdir(mount.directory)
+                do throws(RemfsError) {
+                    try mounts.end(mount.id)
+                    unsafe rmdir(mount.directory)
+                } catch {
+                    // The others are to end all the same.
+                    first = first ?? error
+                }
             }
+            if let first { throw first }
             SessionDirectory.remove(directory, logger)
             uses.withLock { $0[id] = nil }
         }
@@ -149,29 +176,40 @@ package final class SessionMounts: Sendable {
         try SessionDirectory.makeRoot(root)
         let sessions = try stores.catalog.liveSessions(atMost: MountTable.mostMounts)
         let live = Set(sessions.map(\.id))
-        let ended = Set(mounts.mounts().compactMap(\.session)).subtracting(live).filter { id in
-            // Beyond those that were asked for there may be more.
-            do throws(RemfsError) { return try stores.catalog.session(id).archived != nil } catch { return error.code == .notFound }
-        }
+        let ended = Set(mounts.mounts().compactMap(\.session)).subtracting(live).filter(isOver)
         Thread.forEach(Array(ended), threads: Self.together, named: "remfs-ended") { id in
             self.trying("cannot end a session's mounts", id) { () throws(RemfsError) in try self.end(id) }
         }
-        SessionDirectory.sweep(root, unless: { live.contains($0) }, logger)
+        SessionDirectory.sweep(root, unless: { live.contains($0) || !isOver($0) }, logger)
         let counts = Mutex((mounted: 0, failed: 0))
         Thread.forEach(sessions, threads: Self.together, named: "remfs-session") { session in
             self.trying("a session's store keeps an access that it had", session.id) { () throws(RemfsError) in
                 try self.adjustAccess(session)
             }
-            guard self.mounts.mounts(of: session.id).count < session.attachments.count else { return }
+            let before = self.mounts.mounts(of: session.id).count
+            guard before < session.attachments.count else { return }
             let isMounted = self.trying("a session's store is not mounted", session.id) { () throws(RemfsError) in
                 try self.mount(session.id)
             }
-            counts.withLock { if isMounted { $0.mounted += 1 } else { $0.failed += 1 } }
+            let isMore = self.mounts.mounts(of: session.id).count > before
+            counts.withLock { if !isMounted { $0.failed += 1 } else if isMore { $0.mounted += 1 } }
         }
         let (mounted, failed) = counts.withLock { $0 }
         if mounted + failed > 0 {
             logger.notice("sessions' stores mounted again", metadata: ["sessions": "\(mounted)", "failed": "\(failed)"])
         }
+    }
+
+    /// Beyond those sessions that were asked for there may be more.
+    private func isOver(_ id: SessionID) -> Bool {
+        do throws(RemfsError) { return try stores.catalog.session(id).archived != nil } catch { return error.code == .notFound }
+    }
+
+    /// Takes away the places of what is no longer mounted: an agent that goes on is not to write where nobody keeps it. Sessions'
+    /// directories stay, since containers have them.
+    package func close() {
+        guard let root else { return }
+        SessionDirectory.removePlaces(root, logger)
     }
 
     /// A daemon may have died after it had noted a change, and before it made it.

@@ -69,7 +69,11 @@ struct SessionRoutes: Sendable {
     func delete(_ request: Request, _ context: ControlContext) async throws -> Wire.Deleted {
         let id = try context.sessionID
         try await stores.run { () throws(RemfsError) in
-            try stores.catalog.deleteSession(id)
+            do throws(RemfsError) { try stores.catalog.deleteSession(id) } catch {
+                // It may be gone, and its mounts not: an earlier call failed at that.
+                if error.code == .notFound { try mounts.end(id) }
+                throw error
+            }
             try mounts.end(id)
         }
         return Wire.Deleted(id: id.description, type: "session_deleted")

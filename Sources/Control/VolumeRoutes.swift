@@ -102,10 +102,10 @@ struct VolumeRoutes: Sendable {
         return try await stores.run { () throws(RemfsError) in
             let session = try stores.catalog.volume(name).session
             try mounts.mount(session.id)
-            try stores.catalog.addUse(of: name, by: container)
             guard let place = try mounts.places(of: [session])[session.id] else {
-                throw RemfsError(.unavailable, "volume \(name) was unmounted meanwhile")
+                throw RemfsError(.unavailable, "volume \(name) has no store that is mounted")
             }
+            try stores.catalog.addUse(of: name, by: container)
             return .init(mountpoint: place)
         }
     }

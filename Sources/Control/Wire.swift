@@ -242,8 +242,8 @@ package enum Wire {
         package var pinned: Bool
         package var writer: Writer
         @Nullable package var trust: Storage.Session.Trust?
-        /// Kinds of secrets that were found in it; null: nobody looked.
-        @Nullable package var secrets: [String]?
+        /// Kinds of secrets that were found in it; left out where none were, or nobody looked.
+        package var secrets: [String]?
 
         private enum CodingKeys: String, CodingKey {
             case id, type, operation, path, content, stale, pinned, writer, trust, secrets
@@ -392,7 +392,7 @@ extension Wire.Version {
             createdBy: Wire.Actor(version.author.actor), redactedAt: version.redacted?.rfc3339,
             redactedBy: version.redactedBy.map { Wire.Actor($0) }, baseVersionID: version.base?.description, stale: version.isStale,
             pinned: version.isPinned, writer: Wire.Writer(uid: writer.uid, pid: writer.pid, command: writer.command),
-            trust: version.author.trust, secrets: version.secrets)
+            trust: version.author.trust, secrets: version.secrets.flatMap { $0.isEmpty ? nil : $0 })
     }
 }
 

@@ -26,6 +26,13 @@ extension MountTable {
     package func end(_ id: MountID) throws(RemfsError) {
         let entry = try entry(id)
         entry.state.withLock { $0.state = .stopping }
+        do throws(RemfsError) { try end(entry) } catch {
+            entry.state.withLock { $0.state = .mounted }
+            throw error
+        }
+    }
+
+    private func end(_ entry: Entry) throws(RemfsError) {
         // What was changed through a mapping is in the kernel alone until somebody asks for it.
         let lost = entry.mountpoint.isMounted ? entry.mountpoint.writeBack() : 0
         if lost != 0 {
@@ -33,7 +40,8 @@ extension MountTable {
         }
         try entry.memories.takeInCloses(through: entry.origin)
         // Before it is unmounted: after that its number may be another mount's.
-        let code = entry.mountpoint.isMounted ? entry.mountpoint.abort() : 0
+        // As long as it has not ended the number is its own, wherever it is by now.
+        let code = entry.filesystem.waitUntilEnded(atMost: .zero) ? 0 : entry.mountpoint.abort()
         try detachFromKernel(entry, lazily: true)
         // Its last user ends it then.
         if code != 0, !entry.filesystem.waitUntilEnded(atMost: .milliseconds(100)) {

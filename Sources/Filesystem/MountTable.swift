@@ -146,7 +146,8 @@ package final class MountTable: Sendable {
     func mount(
         _ id: StoreID, at directory: String, _ options: MountOptions, requestedBy uid: UInt32, for owner: Mount.Owner?, attempts: Int
     ) throws(RemfsError) -> Mount {
-        try MountTarget.check(directory, owner: uid)
+        let place = try MountTarget.open(directory, owner: uid)
+        defer { close(place) }
         guard state.withLock({ $0.entries.count }) < Self.mostMounts else {
             throw RemfsError(
                 .unavailable,
@@ -167,7 +168,7 @@ package final class MountTable: Sendable {
         }
         if state.withLock({ $0.isStopping }) { throw RemfsError(.unavailable, "the daemon is stopping") }
         try requireFree(directory)
-        let (mountpoint, device) = try attachToKernel(id, directory, options)
+        let (mountpoint, device) = try attachToKernel(id, directory, place, options)
         let memory = holder == nil ? nil : FuseHoldMemory()
         let entry = makeEntry(
             MountID.random(), id, directory, options, memories, number, locks, mountpoint, memory, nil, owner, attempts: attempts)
@@ -205,7 +206,7 @@ package final class MountTable: Sendable {
     }
 
     private func attachToKernel(
-        _ id: StoreID, _ directory: String, _ options: MountOptions
+        _ id: StoreID, _ directory: String, _ place: Int32, _ options: MountOptions
     ) throws(RemfsError) -> (FuseMountpoint, device: Int32) {
         var kernel = FuseMountpoint.Options()
         kernel.source = Array(id.description.utf8)
@@ -214,7 +215,7 @@ package final class MountTable: Sendable {
         // nil: as root all the same.
         kernel.allowsOthers = options.allowsOthers == true ? true : nil
         do {
-            return try FuseMountpoint.mount(at: Array(directory.utf8), kernel)
+            return try FuseMountpoint.mount(at: MountTarget.plain(directory), directory: place, kernel)
         } catch {
             let why = error.detail.isEmpty ? unsafe String(cString: strerror(error.errno)) : error.detail
             let code: RemfsError.Code =
@@ -274,7 +275,7 @@ package final class MountTable: Sendable {
     private func prepare(_ entry: Entry) {
         watchCloses(entry)
         if entry.options.history, entry.options.coherence != .strict {
-            let file = unsafe open(entry.directory + "/.remfs/status", O_RDONLY | O_CLOEXEC)
+            let file = unsafe open(entry.directory + "/.remfs/status", O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC)
             if file >= 0 { close(file) }
         }
     }

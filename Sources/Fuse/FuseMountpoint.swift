@@ -79,8 +79,12 @@ package struct FuseMountpoint: Sendable {
 
     /// Mounts on the directory `path`. The kernel's first request (INIT) then waits in the returned descriptor, and callers wait for it.
     ///
+    /// - Parameter directory: a descriptor of the directory, which was found to be a good place: where `path` leads meanwhile does not
+    ///   matter then. As root only: the helper looks for itself.
     /// - Returns: the mountpoint, and the descriptor for `FuseConnection`, close-on-exec, now the caller's.
-    package static func mount(at path: [UInt8], _ options: Options = Options()) throws(Failure) -> (FuseMountpoint, device: Int32) {
+    package static func mount(
+        at path: [UInt8], directory: Int32? = nil, _ options: Options = Options()
+    ) throws(Failure) -> (FuseMountpoint, device: Int32) {
         var flags = UInt(MS_NOSUID | MS_NODEV)
         if options.forbidsExecution { flags |= UInt(MS_NOEXEC) }
         if options.ignoresAccessTimes { flags |= UInt(MS_NOATIME) }
@@ -90,6 +94,19 @@ package struct FuseMountpoint: Sendable {
             case .direct: false
             case .helper: true
             }
+        if let directory, !usesHelper {
+            let place = "/proc/self/fd/\(directory)".utf8Bytes
+            let device = try mountDirectly(place, options, flags)
+            // Seen from above: the descriptor shows what is below the mount. Its last name stays as long as it is a mountpoint.
+            let name = Array(path[((path.lastIndex(of: UInt8(ascii: "/")) ?? -1) + 1)...])
+            let number = unsafe withCString(place + "/..".utf8Bytes) { parent in
+                let parent = unsafe open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+                guard parent >= 0 else { return Int64(-errno) }
+                defer { close(parent) }
+                return unsafe withCString(name) { unsafe cfuse_minor_at(parent, $0) }
+            }
+            return (FuseMountpoint(path: path, number: UInt32(exactly: number), usesHelper: false, flags: flags), device)
+        }
         let path = try resolved(path)
         let device = usesHelper ? try mountWithHelper(path, options) : try mountDirectly(path, options, flags)
         let number = unsafe withCString(path) { unsafe cfuse_device_minor($0) }
@@ -163,10 +180,32 @@ package struct FuseMountpoint: Sendable {
 
     // MARK: - Mounted
 
-    /// Whether it is still what is mounted there. Asks no file system.
+    /// Whether it is still what is mounted there, reached through no symbolic link. Asks no file system.
     package var isMounted: Bool {
         guard let number else { return true }
-        return unsafe Self.withCString(path) { unsafe cfuse_device_minor($0) } == Int64(number)
+        let place = unsafe Self.withCString(path) { unsafe cfuse_walk($0, true) }
+        guard place >= 0 else { return false }
+        defer { close(place) }
+        return unsafe cfuse_minor_at(place, "") == Int64(number)
+    }
+
+    /// Runs `body` with a path of the mount that leads nowhere else, whoever renames above it.
+    ///
+    /// - Parameter isInside: its root, and not the place that it is mounted on.
+    /// - Throws: EINVAL where something else is there.
+    private func withPlace(_ call: String, isInside: Bool, _ body: ([UInt8]) -> Int32) throws(Failure) {
+        let place = unsafe Self.withCString(path) { unsafe cfuse_walk($0, isInside) }
+        guard place >= 0 else { throw Failure(call: call, errno: -place == ENOENT || -place == ENOTDIR ? EINVAL : -place) }
+        defer { close(place) }
+        let name = isInside ? [] : Array(path[((path.lastIndex(of: UInt8(ascii: "/")) ?? -1) + 1)...])
+        if let number {
+            guard unsafe Self.withCString(name, { unsafe cfuse_minor_at(place, $0) }) == Int64(number) else {
+                throw Failure(call: call, errno: EINVAL)
+            }
+        }
+        guard body(Array("/proc/self/fd/\(place)".utf8) + (isInside ? [] : [UInt8(ascii: "/")] + name)) == 0 else {
+            throw Failure(call: call, errno: errno)
+        }
     }
 
     /// Makes the mount read-only or writable for all who see it. Only as root.
@@ -175,15 +214,18 @@ package struct FuseMountpoint: Sendable {
     package func remount(readOnly: Bool) throws(Failure) {
         var flags = flags | UInt(MS_REMOUNT)
         if readOnly { flags |= UInt(MS_RDONLY) }
-        guard unsafe Self.withCString(path, { unsafe Glibc.mount(nil, $0, nil, flags, nil) }) == 0 else {
-            throw Failure(call: "remount", errno: errno)
+        try withPlace("remount", isInside: true) { place in
+            unsafe Self.withCString(place) { unsafe Glibc.mount(nil, $0, nil, flags, nil) }
         }
     }
 
     /// Unmounts. EBUSY while files are open or directories worked in, unless `lazily`: then the path is free at once and the connection
     /// ends with the last user.
     package func unmount(lazily: Bool = false) throws(Failure) {
-        try Self.unmount(path, lazily: lazily, usingHelper: usesHelper)
+        guard !usesHelper else { return try Self.unmount(path, lazily: lazily, usingHelper: true) }
+        try withPlace("umount", isInside: false) { place in
+            unsafe Self.withCString(place) { unsafe umount2($0, Int32(UMOUNT_NOFOLLOW) | (lazily ? Int32(MNT_DETACH) : 0)) }
+        }
     }
 
     /// Unmounts what is mounted on `path`, by whomever.

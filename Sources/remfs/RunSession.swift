@@ -50,8 +50,10 @@ struct RunSession: AsyncParsableCommand {
         let environment = ProcessInfo.processInfo.environment
         var sandbox = Sandbox(user: session.user ?? Sandbox.usualUser(environment), memory: "")
         sandbox.hasNetwork = network
-        sandbox.writable = bind.map(Settings.absolute)
-        sandbox.readable = roBind.map(Settings.absolute)
+        let settings = try await Settings.load()
+        sandbox.ours = [settings.stateDirectory, settings.runtimeDirectory].map(Settings.plain)
+        sandbox.writable = bind.map { Settings.plain(Settings.absolute($0)) }
+        sandbox.readable = roBind.map { Settings.plain(Settings.absolute($0)) }
         sandbox.directory = chdir
         let made = try await session.create(with: client, for: sandbox.user)
         let outcome: Outcome
@@ -71,8 +73,8 @@ struct RunSession: AsyncParsableCommand {
         _ id: String, _ sandbox: Sandbox, _ client: ControlClient, _ environment: [String: String]
     ) async throws(RemfsError) -> Outcome {
         let mounts: Wire.SessionMounts = try await client.call(.post, "\(sessionPath(id))/mounts", body: [String: String]())
-        guard mounts.data.allSatisfy({ unsafe access($0.directory, F_OK) == 0 }) else {
-            throw RemfsError(.unavailable, "the session's stores are mounted at \(mounts.directory), which is not on this machine")
+        guard mounts.data.allSatisfy({ Self.isMount($0.directory) }) else {
+            throw RemfsError(.unavailable, "the session's stores are mounted at \(mounts.directory), which this process does not see")
         }
         var sandbox = sandbox
         sandbox.memory = mounts.directory
@@ -83,6 +85,16 @@ struct RunSession: AsyncParsableCommand {
         let (code, output) = try await child.run()
         try await recorder.end(code, output)
         return Outcome(sessionID: id, exitCode: code, output: output.text)
+    }
+}
+
+extension RunSession {
+    /// A directory where nothing is mounted would take what the agent writes, and lose it.
+    private static func isMount(_ path: String) -> Bool {
+        // `try?`: what cannot be looked at is none that the command could use.
+        func device(_ path: String) -> Int? { (try? FileManager.default.attributesOfItem(atPath: path))?[.systemNumber] as? Int }
+        guard let own = device(path) else { return false }
+        return own != device(path + "/..")
     }
 }
 
@@ -178,20 +190,30 @@ private struct SandboxedCommand: Sendable {
     /// Runs it to its end. Who interrupts us interrupts it; how it ended is recorded all the same.
     func run() async throws(RemfsError) -> (code: Int32, output: CommandOutput) {
         let (output, errors) = (try Self.pipe(), try Self.pipe())
-        let started = FuseSpawn.start(
-            words[0], words.map { Array($0.utf8) }, environment: environment.map { Array("\($0)=\($1)".utf8) },
-            standardOutput: output.write, standardError: errors.write)
-        close(output.write)
-        close(errors.write)
-        let process: pid_t
-        switch started {
-        case .failure(let failure):
-            close(output.read)
-            close(errors.read)
-            throw RemfsError.ofSystem("\(words[0]) cannot be started: is bubblewrap installed?", failure.errno)
-        case .success(let started): process = started
+        let (started, hasStarted) = AsyncStream<Result<pid_t, FuseSpawn.Failure>>.makeStream()
+        // The sandbox ends with the thread that started it (PR_SET_PDEATHSIG), and those of Swift's pool end when they have nothing to do.
+        async let ended = onThread("run-command") {
+            let result = FuseSpawn.start(
+                words[0], words.map { Array($0.utf8) }, environment: environment.map { Array("\($0)=\($1)".utf8) },
+                standardOutput: output.write, standardError: errors.write)
+            close(output.write)
+            close(errors.write)
+            hasStarted.yield(result)
+            hasStarted.finish()
+            guard case .success(let process) = result else { return Int32(127) }
+            return FuseSpawn.wait(for: process)
         }
-        let interrupts = Task {
+        var process: pid_t = 0
+        for await result in started {
+            switch result {
+            case .failure(let failure):
+                close(output.read)
+                close(errors.read)
+                throw RemfsError.ofSystem("\(words[0]) cannot be started: is bubblewrap installed?", failure.errno)
+            case .success(let started): process = started
+            }
+        }
+        let interrupts = Task { [process] in
             for await signal in await UnixSignalsSequence(trapping: .sigint, .sigterm, .sighup) { kill(process, signal.rawValue) }
         }
         defer { interrupts.cancel() }
@@ -199,8 +221,7 @@ private struct SandboxedCommand: Sendable {
         async let first: Void = onThread("run-output") { Self.relay(output.read, to: isShown ? STDOUT_FILENO : nil, kept) }
         async let second: Void = onThread("run-errors") { Self.relay(errors.read, to: isShown ? STDERR_FILENO : nil, kept) }
         _ = await (first, second)
-        let code = await onThread("run-wait") { FuseSpawn.wait(for: process) }
-        return (code, kept.withLock { $0 })
+        return (await ended, kept.withLock { $0 })
     }
 
     private static func pipe() throws(RemfsError) -> (read: Int32, write: Int32) {

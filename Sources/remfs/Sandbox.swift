@@ -12,6 +12,8 @@ struct Sandbox {
     /// Directories of the machine that are there as well, in their own places.
     var writable: [String] = []
     var readable: [String] = []
+    /// The daemon's own directories: also in one that was asked for they are not there to be seen.
+    var ours: [String] = []
     var hasNetwork = false
     var directory = Attachment.root
 
@@ -49,7 +51,11 @@ struct Sandbox {
         for path in readable { words += ["--ro-bind", path, path] }
         for path in writable { words += ["--bind", path, path] }
         // Last, so that nothing hides it.
-        words += ["--bind", memory, Attachment.root, "--chdir", directory, "--"]
+        for path in ours where (readable + writable).contains(where: { path == $0 || path.hasPrefix($0 == "/" ? $0 : $0 + "/") }) {
+            words += ["--tmpfs", path]
+        }
+        // What were written beside the stores would be nobody's memory.
+        words += ["--bind", memory, Attachment.root, "--remount-ro", Attachment.root, "--chdir", directory, "--"]
         return words + command
     }
 

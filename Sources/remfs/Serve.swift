@@ -141,7 +141,8 @@ struct Serve: AsyncParsableCommand {
         }
         // Stopped from the last to the first: the roof before the ground.
         let services: [any Service] = [
-            StoresService(stores: stores, handsOver: handsOver), MountsService(mounts: mounts, handsOver: handsOver), handsOver,
+            StoresService(stores: stores, handsOver: handsOver), MountsService(mounts: mounts, sessions: sessions, handsOver: handsOver),
+            handsOver,
             IdleSessions(mounts: sessions, idle: settings.sessionIdleDays.map { .seconds($0 * 86_400) }), server,
             StopNotice(logger: logger, handsOver: handsOver),
         ]
@@ -208,12 +209,17 @@ private struct StoresService: Service {
 /// Drains and unmounts once the socket is closed, or leaves the mounts to a successor.
 private struct MountsService: Service {
     let mounts: MountTable
+    let sessions: SessionMounts
     let handsOver: HangUp
 
     func run() async throws {
         try? await gracefulShutdown()  // thrown by cancellation, which ends the wait as well
         let isAsked = handsOver.isAsked
-        await onThread("mounts-stop") { if isAsked { mounts.handOver() } else { mounts.stop() } }
+        await onThread("mounts-stop") {
+            if isAsked { return mounts.handOver() }
+            mounts.stop()
+            sessions.close()
+        }
     }
 }
 

@@ -55,7 +55,7 @@ extension ServeTests {
                         "id", "type", "memory_id", "memory_store_id", "operation", "path", "content", "content_sha256",
                         "content_size_bytes",
                         "created_at", "created_by", "redacted_at", "redacted_by", "base_version_id", "stale", "pinned", "writer",
-                        "trust", "secrets",
+                        "trust",
                     ])
                 #expect(version["content"] as? String == "one")
                 #expect(version["operation"] as? String == "created")

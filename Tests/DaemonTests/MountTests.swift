@@ -278,7 +278,7 @@ extension ServeTests {
         if Self.hasFuse {
             #expect(result.status == 0, "\(result.output)\n\(result.errors)")
             #expect(result.output.contains("claims were checked."))
-            #expect(result.output.split(separator: "\n").count { $0.hasPrefix("# checked: ") } == 19)
+            #expect(result.output.split(separator: "\n").count { $0.hasPrefix("# checked: ") } == 25)
         } else {
             #expect(result.status == 69)
             #expect(result.errors.contains("/dev/fuse"))

@@ -14,7 +14,7 @@ extension ServeTests {
                 let log = try daemon.output("log", "notes").split(separator: "\n").map(String.init)
                 #expect(log.count == 3 && log[1].contains("created secret") && !log[2].contains("secret"), "\(log)")
                 let versions = try #require(try daemon.remfs("log", "notes", "--json").json()["data"] as? [[String: Any]])
-                #expect(versions.map { $0["secrets"] as? [String] } == [["github_token"], []])
+                #expect(versions.map { $0["secrets"] as? [String] } == [["github_token"], nil])
                 #expect(versions.allSatisfy { $0["trust"] is NSNull })
 
                 try daemon.output("store", "set", "notes", "--secrets", "refuse")

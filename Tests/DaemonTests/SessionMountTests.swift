@@ -54,13 +54,13 @@ extension ServeTests {
             try DaemonProcess.with { daemon in
                 try daemon.output("store", "create", "Team notes")
                 try daemon.output("store", "create", "rules")
-                let (id, path) = try Self.session(daemon, "Team notes", "rules:ro")
+                let (id, path) = try Self.session(daemon, "Team notes", "rules:ro", options: ["--trust", "untrusted"])
                 #expect(path == "\(daemon.directory)/run/sessions/\(id)")
                 try #expect(FileManager.default.contentsOfDirectory(atPath: path).sorted() == ["rules", "team-notes"])
                 try Data("one\n".utf8).write(to: URL(fileURLWithPath: "\(path)/team-notes/a.md"))
                 #expect(open("\(path)/rules/a.md", O_WRONLY | O_CREAT, 0o644) == -1 && errno == EROFS)
                 let log = try Self.log(daemon, "Team notes")
-                #expect(log.count == 1 && Self.actor(log[0]) == id)
+                #expect(log.count == 1 && Self.actor(log[0]) == id && log[0]["trust"] as? String == "untrusted")
                 // Programs do not run from it unless it was asked for.
                 try Data("#!/bin/sh\n".utf8).write(to: URL(fileURLWithPath: "\(path)/team-notes/run"))
                 try check(chmod("\(path)/team-notes/run", 0o755))
@@ -189,6 +189,24 @@ extension ServeTests {
                 #expect(try daemon.remfs("session", "path", id).status != 0)
                 #expect(DaemonProcess.mounts(below: daemon.directory).isEmpty)
                 #expect(!FileManager.default.fileExists(atPath: path))
+            }
+        }
+
+        @Test func aDeletedStoreDoesNotKeepTheOthersAway() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "gone")
+                try daemon.output("store", "create", "notes")
+                let (id, path) = try Self.session(daemon, "gone", "notes")
+                try daemon.output("store", "delete", "gone")
+                #expect(try daemon.stop().status == 0)
+                try daemon.start()
+                #expect(DaemonProcess.mounts(below: daemon.directory) == ["\(path)/notes"])
+                #expect(Self.line(try daemon.output("session", "path", id)) == path)
+                #expect(try daemon.output("session", "prompt", id).contains("Access: none, the store was deleted"))
+                // Undone by the session that did it.
+                try Data("1\n".utf8).write(to: URL(fileURLWithPath: "\(path)/notes/a"))
+                try daemon.output("revert", "--session", id, "--yes")
+                #expect(!FileManager.default.fileExists(atPath: "\(path)/notes/a"))
             }
         }
 

@@ -204,6 +204,7 @@ import Testing
         (.tooLarge, EFBIG, 400, "invalid_request_error", 65), (.bodyTooLarge, EFBIG, 413, "request_too_large", 65),
         (.storeFull, ENOSPC, 400, "invalid_request_error", 74), (.quota, EDQUOT, 400, "invalid_request_error", 74),
         (.noSpace, ENOSPC, 500, "api_error", 74), (.tooManyLinks, EMLINK, 400, "invalid_request_error", 65),
+        (.holdsSecret, EPERM, 400, "invalid_request_error", 65),
         (.unsupported, ENOTSUP, 400, "invalid_request_error", 69), (.unavailable, EAGAIN, 503, "overloaded_error", 69),
         (.corrupted, EIO, 500, "api_error", 74), (.internal, EIO, 500, "api_error", 70),
     ])
@@ -213,9 +214,9 @@ import Testing
     }
 
     @Test func eachCodeHasItsOwnName() {
-        // 25: as many as the table above has rows.
-        #expect(RemfsError.Code.allCases.count == 25)
-        #expect(Set(RemfsError.Code.allCases.map(\.rawValue)).count == 25)
+        // 26: as many as the table above has rows.
+        #expect(RemfsError.Code.allCases.count == 26)
+        #expect(Set(RemfsError.Code.allCases.map(\.rawValue)).count == 26)
         #expect(RemfsError.Code.allCases.allSatisfy { $0.rawValue.allSatisfy { $0.isLowercase || $0.isNumber || $0 == "_" } })
     }
 

@@ -43,6 +43,13 @@ ssize_t cfuse_receive(
 /// Sends one message, and `count` (at most 4) descriptors with it. 0 or an errno.
 int cfuse_send(int socket, const void *_Nonnull bytes, size_t size, const int *_Nullable descriptors, int count);
 
+/// Opens the directory in which the last part of `path` (absolute) stands, or with `whole` that part itself: an O_PATH descriptor,
+/// close-on-exec, or -errno. No part may be a symbolic link (ENOTDIR), so nobody who may rename above it leads it elsewhere.
+int cfuse_walk(const char *_Nonnull path, bool whole);
+
+/// The minor number of the device that is mounted at `name` in `directory`, where it is one without a disk; else -errno, -EINVAL for another.
+int64_t cfuse_minor_at(int directory, const char *_Nonnull name);
+
 /// Has the kernel write back what was changed of the filesystem at `directory`: syncfs(2). 0 or an errno.
 int cfuse_write_back(const char *_Nonnull directory);
 
