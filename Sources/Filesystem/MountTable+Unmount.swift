@@ -64,6 +64,18 @@ extension MountTable {
         }
     }
 
+    /// What is not where it was mounted somebody else has unmounted, or moved.
+    private func requireUnmounted(_ entry: Entry) throws(RemfsError) {
+        let left: [UInt8]?
+        do { left = try FuseMountpoint.existing().first { $0.number == entry.mountpoint.number }?.path } catch {
+            throw RemfsError(.unavailable, "cannot list what is mounted", cause: "\(error)")
+        }
+        guard let left else { return }
+        let path = String(decoding: left, as: UTF8.self)
+        throw RemfsError(
+            .unavailable, "what was mounted on \(entry.directory) is now on \(path), where somebody moved it: unmount it there")
+    }
+
     /// A close event that waits to be read holds the mount for a moment: busy is believed only when it lasts.
     private func detachFromKernel(_ entry: Entry, lazily: Bool) throws(RemfsError) {
         for attempt in 0... {
@@ -71,7 +83,7 @@ extension MountTable {
                 try entry.mountpoint.unmount(lazily: lazily)
                 return
             } catch {
-                if error.errno == EINVAL { return }  // someone else has unmounted it
+                if error.errno == EINVAL { return try requireUnmounted(entry) }
                 guard error.errno == EBUSY || error.call == "fusermount3" else {
                     throw RemfsError(.unavailable, "cannot unmount \(entry.directory)", cause: "\(error)")
                 }

@@ -84,6 +84,15 @@ extension ServeTests {
             }
         }
 
+        /// The thread that starts a sandbox is the one that it ends with, and idle threads of a pool end after five seconds.
+        @Test func aCommandMayTakeItsTime() throws {
+            try Self.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let result = try Self.run(daemon, ["notes"], "sleep 8; echo late")
+                #expect(result.status == 0 && result.output == "late\n", "\(result.status) \(result.errors)")
+            }
+        }
+
         @Test func whatCannotBeRunEndsItsSession() throws {
             try Self.with { daemon in
                 try daemon.output("store", "create", "notes")
@@ -144,6 +153,8 @@ extension ServeTests {
             try Self.with { daemon in
                 try daemon.output("store", "create", "notes")
                 try daemon.output("memory", "write", "notes", "/state", input: "a 0\nb 0\nc 0\nd 0\n")
+                // There before: who makes a file that another writes to first has made an empty version of it, and then writes a second.
+                try daemon.output("memory", "write", "notes", "/log", input: "")
                 let running = try ["a", "b", "c", "d"].map { name in
                     try Self.start(
                         daemon, ["notes"],
@@ -298,11 +309,11 @@ extension ServeTests {
                 }
                 let result = try Self.run(
                     daemon, ["notes"],
-                    "pwd; echo a > b && cat b; echo x > \(shown)/y; echo $HOME $REMFS_SESSION $REMFS_STATE_DIR; touch $HOME/f",
+                    "pwd; echo a > b && cat b; echo x > \(shown)/y; echo x > /mnt/memory/y; echo $HOME $REMFS_SESSION $REMFS_STATE_DIR; touch $HOME/f",
                     ["--bind", own, "--ro-bind", shown, "--chdir", own])
                 let id = try Self.lastSession(daemon)
                 #expect(result.output == "\(own)\na\n/home/agent \(id)\n", "\(result.errors)")
-                #expect(result.errors.contains("Read-only file system"))
+                #expect(result.errors.components(separatedBy: "Read-only file system").count == 3, "\(result.errors)")
                 #expect(Files.text("\(own)/b") == "a\n")
             }
         }

@@ -288,6 +288,33 @@ extension ServeTests {
             }
         }
 
+        /// Whoever may rename above a mountpoint does not get the daemon to unmount, or to remount, what somebody else has mounted.
+        @Test(.enabled(if: geteuid() == 0, "needs root")) func aPathThatLeadsElsewhereIsNotFollowed() throws {
+            try DaemonProcess.with { daemon in
+                try daemon.output("store", "create", "notes")
+                let (first, second) = ("\(daemon.directory)/a", "\(daemon.directory)/other")
+                for path in [first, "\(first)/m", second, "\(second)/m"] { try check(mkdir(path, 0o755)) }
+                try check(mount("tmpfs", "\(second)/m", "tmpfs", 0, nil))
+                defer { umount2("\(second)/m", Int32(MNT_DETACH)) }
+                try daemon.output("mount", "notes", "\(first)/m")
+                try check(rename(first, "\(daemon.directory)/b"))
+                try check(symlink(second, first))
+                for arguments in [["unmount", "\(first)/m"], ["unmount", "--lazy", "\(first)/m"]] {
+                    let refused = try Binary.run(arguments, environment: daemon.environment)
+                    #expect(refused.status == 69 && refused.errors.contains("\(daemon.directory)/b/m"), "\(refused.errors)")
+                }
+                let listed = try #require(try daemon.http("GET", "/v1/mounts").data().first?["id"] as? String)
+                _ = try SessionTests.call(daemon, "POST", "/v1/mounts/\(listed)", ["access": "read_only"])
+                try Data("writable".utf8).write(to: URL(fileURLWithPath: "\(second)/m/file"))
+                #expect(mkdir("\(daemon.directory)/b/m/d", 0o755) == -1 && errno == EROFS)
+                // Put back, it ends as ever.
+                try check(unlink(first))
+                try check(rename("\(daemon.directory)/b", first))
+                try daemon.output("unmount", "\(first)/m")
+                #expect(DaemonProcess.mounts(below: daemon.directory) == ["\(second)/m"])
+            }
+        }
+
         /// Whatever was acknowledged is in the store, and nothing is once the switch has returned: not to a writer that is in the middle,
         /// nor to a mapping.
         @Test func noWriteIsAcknowledgedAfterTheSwitch() throws {
