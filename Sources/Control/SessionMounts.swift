@@ -241,7 +241,7 @@ package final class SessionMounts: Sendable {
         }
     }
 
-    /// Unmounts the stores of sessions of which nothing was heard for `idle`, and which nobody stands in, nor has in a container. They are
+    /// Unmounts the stores of sessions of which nothing was heard for `idle`, and which nobody stands in, nor has as a volume. They are
     /// mounted again when somebody asks for them.
     package func unmountIdle(for idle: Duration) {
         let now = stores.catalog.now()

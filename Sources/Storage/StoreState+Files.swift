@@ -142,14 +142,16 @@ extension StoreState {
         if inode.endedEarly.contains(caller.origin.number) { try takeInCloses(of: caller.origin) }
         // Who saves faster than seals keep up waits for them.
         if let waiting = inode.drafts?.saves.count, waiting > Self.mostWaitingOfFile { try seal([inode]) }
+        // What others have closed is the head that this one may not have seen.
+        if case .version = seen, inode.isMemory { try sealBeforeNameGoes(inode, includingOpen: false) }
+        let base = try staleBase(inode, seen, by: caller)
         try reserveNumbers(2)
+        // Only now: a seal notes from which number on saves are open, and would pass over one that it does not know of yet.
         // Through the page cache the kernel names nobody.
         let save = Save(
             group: takeNumber(), author: caller.author(), origin: caller.origin.number, at: Self.monotonic(), size: inode.size,
             modified: inode.modified)
-        // What others have closed is the head that this one may not have seen.
-        if case .version = seen, inode.isMemory { try sealBeforeNameGoes(inode, includingOpen: false) }
-        if let base = try staleBase(inode, seen, by: caller) {
+        if let base {
             save.base = base
             save.isStale = true
         }
