@@ -134,7 +134,7 @@ struct SecretSemanticsTests {
                 echo 'The token is in the vault, and the password as well.' > a
                 echo 'password: <your password>' > b; echo 'api_key = os.environ["API_KEY"]' > c
                 echo 'export TOKEN=$(pass show github)' > d; echo 'AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLE' > e
-                git log --format=%H 2> /dev/null || true; echo 'commit 9c1f7ab3e05d4826f1c8037be94a62d54b8e2fd6' > g
+                echo 'commit 9c1f7ab3e05d4826f1c8037be94a62d54b8e2fd6' > g
                 echo 'sha256:9c1f7ab3e05d4826f1c8037be94a62d54b8e2fd61a97c30582e6fb1d70394ac8' > h
                 echo 'token: 550e8400-e29b-41d4-a716-446655440000' > i
                 sed -i s/notes/tokens/ f; cp a j; mv j f; seq 1 20000 > k; head -c 300000 /dev/urandom > l
